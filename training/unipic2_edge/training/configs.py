@@ -104,11 +104,11 @@ _SHAPES = KontextConfig(
         "patch_size": 4,
         "in_channels": 8,
         "out_channels": 8,
-        "num_layers": 6,
-        "num_attention_heads": 3,
+        "num_layers": 8,
+        "num_attention_heads": 2,
         "attention_head_dim": 64,
         "joint_attention_dim": 192,
-        "caption_projection_dim": 192,
+        "caption_projection_dim": 128,
         "pooled_projection_dim": 192,
         "pos_embed_max_size": 16,
         "dual_attention_layers": (0, 1, 2),
@@ -117,7 +117,7 @@ _SHAPES = KontextConfig(
     vae=_vae((16, 32, 64), 8, 64, 1, 8) | {"scaling_factor": 1.0, "shift_factor": 0.0},
     text_encoder=_clip(64, 3, 2, 17, 256, "quick_gelu", 64),
     text_encoder_2=_clip(128, 3, 2, 17, 256, "gelu", 128),
-    text_encoder_3=_t5(192, 64, 384, 3, 3, 256),
+    text_encoder_3=_t5(192, 64, 256, 2, 3, 256),
     t5_length=16,
 )
 

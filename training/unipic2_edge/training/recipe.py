@@ -1,0 +1,157 @@
+"""A training recipe: one TOML file that says what is trained, on what, and how; the same schema at every size."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from .errors import RecipeError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Stage = Literal["autoencoder", "text", "denoiser"]
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of the recipe's tables: immutable, strict about unknown fields."""
+
+
+class Data(Section):
+    """What is trained on: `shapes` (drawn as needed) at these sizes, with these shares of the draws."""
+
+    kind: Literal["shapes"] = "shapes"
+    sizes: tuple[tuple[int, int], ...] = ((64, 64),)  # width, height in pixels
+    size_weights: tuple[float, ...] = (1.0,)
+    edit_share: float = 0.5  # of the micro-batches; each micro-batch has one task and one size
+    prompt_dropout: float = 0.1
+    cached_pairs: int = 0  # encode this many (source, edit, target) triples once; 0 encodes every batch anew
+    captions_per_picture: int = 4
+
+
+class Optimizer(Section):
+    """AdamW, or Muon for the hidden matrices with AdamW for the rest."""
+
+    name: Literal["adamw", "muon"] = "adamw"
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+
+
+class Schedule(Section):
+    """Learning rate over `steps`: linear warm-up, then constant until the last `decay` share falls to zero.
+
+    `decay = 1` is linear decay from the end of the warm-up; `cosine` replaces the line by a half cosine.
+    """
+
+    steps: int
+    warmup: int = 100
+    decay: float = 1.0
+    cosine: bool = False
+
+
+class Flow(Section):
+    """Flow matching's time: logit-normal or uniform u through the shift, s = shift·u / (1 + (shift − 1)·u)."""
+
+    timesteps: Literal["logit-normal", "uniform"] = "logit-normal"
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
+    shift: float = 3.0
+
+
+class Logging(Section):
+    """How often, in steps, the run logs, draws sample grids and saves its state (0: never)."""
+
+    every: int = 50
+    samples_every: int = 500
+    state_every: int = 250
+
+
+class Recipe(Section):
+    """A whole recipe. `config` names a model size; `init` names a checkpoint folder to start from."""
+
+    name: str
+    stage: Stage
+    config: str
+    schedule: Schedule
+    init: str | None = None
+    output: str | None = None
+    seed: int = 0
+    batch_size: int = 64
+    gradient_accumulation: int = 1
+    gradient_checkpointing: bool = False
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    compile: bool = False
+    ema_decay: float = 0.0  # 0: no average
+    threads: int = 0  # CPU threads; 0 leaves the library's choice
+    data: Data = Data()
+    optimizer: Optimizer = Optimizer()
+    flow: Flow = Flow()
+    logging: Logging = Logging()
+
+
+def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe by file path or by the name of one in `training/recipes/`, then apply `KEY=VALUE` overrides.
+
+    Raises:
+        RecipeError: no such recipe, it does not parse, or a field is unknown or of the wrong type.
+    """
+    path = _find(name)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not TOML: {error}", "correct the recipe file") from error
+    for override in overrides or []:
+        _override(content, override)
+    try:
+        recipe = msgspec.convert(content, Recipe, strict=False)
+    except msgspec.ValidationError as error:
+        raise RecipeError(f"{path.name}: {error}", "see training/README.md for the fields of a recipe") from error
+    _check(recipe, path)
+    return recipe
+
+
+def _find(name: str) -> Path:
+    for path in (Path(name), RECIPES / f"{name}.toml"):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.toml"))) or "none"
+    raise RecipeError(f"there is no recipe {name}", f"give a .toml file or one of: {known}")
+
+
+def _override(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise RecipeError(f"--set {override} is not KEY=VALUE", "for instance --set schedule.steps=1000")
+    table = content
+    *parents, last = key.split(".")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"--set {key}: {parent} is not a table", "see training/README.md")
+    try:
+        table[last] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        table[last] = value
+
+
+def _check(recipe: Recipe, path: Path) -> None:
+    problems = {
+        "schedule.steps must be positive": recipe.schedule.steps < 1,
+        "batch_size must be positive": recipe.batch_size < 1,
+        "data.size_weights needs one weight a size": len(recipe.data.sizes) != len(recipe.data.size_weights),
+        "data.sizes must be multiples of 32": any(side % 32 or side < 32 for size in recipe.data.sizes for side in size),
+        "data.edit_share must be within 0…1": not 0 <= recipe.data.edit_share <= 1,
+        "data.prompt_dropout must be within 0…1": not 0 <= recipe.data.prompt_dropout <= 1,
+    }
+    for problem, wrong in problems.items():
+        if wrong:
+            raise RecipeError(f"{path.name}: {problem}", "correct the recipe or the --set option")
