@@ -100,7 +100,7 @@ _SD35M = KontextConfig(
 #: The shipped model: 64×64 pictures, a ÷4 VAE, 16 image tokens a picture, so that a CPU can train it.
 _SHAPES = KontextConfig(
     transformer={
-        "sample_size": 16,
+        "sample_size": 32,
         "patch_size": 4,
         "in_channels": 8,
         "out_channels": 8,
@@ -110,13 +110,13 @@ _SHAPES = KontextConfig(
         "joint_attention_dim": 192,
         "caption_projection_dim": 128,
         "pooled_projection_dim": 192,
-        "pos_embed_max_size": 16,
+        "pos_embed_max_size": 8,
         "dual_attention_layers": (0, 1, 2),
         "qk_norm": "rms_norm",
     },
     vae=_vae((16, 32, 64), 8, 64, 1, 8) | {"scaling_factor": 1.0, "shift_factor": 0.0},
-    text_encoder=_clip(64, 3, 2, 17, 256, "quick_gelu", 64),
-    text_encoder_2=_clip(128, 3, 2, 17, 256, "gelu", 128),
+    text_encoder=_clip(64, 3, 2, 17, 768, "quick_gelu", 64),
+    text_encoder_2=_clip(128, 3, 2, 17, 768, "gelu", 128),
     text_encoder_3=_t5(192, 64, 256, 2, 3, 256),
     t5_length=16,
 )
@@ -126,8 +126,8 @@ _TINY = KontextConfig(
     transformer=_SHAPES.transformer | {"num_layers": 2, "num_attention_heads": 1, "caption_projection_dim": 64,
                                        "dual_attention_layers": (0,)},
     vae=_vae((8, 8, 16), 8, 64, 1, 4) | {"scaling_factor": 1.5305, "shift_factor": 0.0609},
-    text_encoder=_clip(64, 2, 2, 17, 256, "quick_gelu", 64),
-    text_encoder_2=_clip(128, 2, 2, 17, 256, "gelu", 128),
+    text_encoder=_clip(64, 2, 2, 17, 768, "quick_gelu", 64),
+    text_encoder_2=_clip(128, 2, 2, 17, 768, "gelu", 128),
     text_encoder_3=_t5(192, 64, 256, 2, 3, 256),
     t5_length=16,
 )

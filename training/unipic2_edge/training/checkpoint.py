@@ -1,0 +1,225 @@
+"""A checkpoint on disk: the published folder layout of UniPic2-SD3.5M-Kontext, opened part by part.
+
+    transformer/ vae/ scheduler/ text_encoder/ text_encoder_2/ text_encoder_3/
+    tokenizer/ tokenizer_2/ tokenizer_3/ model_index.json      (safetensors only)
+
+`defaults.json` beside them is ours and optional: what each task uses when the caller says nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from transformers import AutoTokenizer, CLIPTextModelWithProjection, T5EncoderModel
+
+from .conditioning import TextConditioner, TokenIds
+from .errors import CheckpointError, OutputError
+from .transformer import KontextTransformer
+
+MODELS = ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
+PARTS = (*MODELS, "scheduler", *TOKENIZERS)
+
+_CLASSES: dict[str, tuple[str, str]] = {
+    "transformer": ("diffusers", "SD3Transformer2DModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "scheduler": ("diffusers", "FlowMatchEulerDiscreteScheduler"),
+    "text_encoder": ("transformers", "CLIPTextModelWithProjection"),
+    "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
+    "text_encoder_3": ("transformers", "T5EncoderModel"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+    "tokenizer_2": ("transformers", "CLIPTokenizer"),
+    "tokenizer_3": ("transformers", "T5TokenizerFast"),
+}
+
+
+class TextTokenizers:
+    """The three tokenizers of a checkpoint: texts → padded ids of fixed lengths."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tokenizers = [AutoTokenizer.from_pretrained(folder / name) for name in TOKENIZERS]
+        self.lengths = [_length(tokenizer.model_max_length) for tokenizer in self._tokenizers]
+
+    def __call__(self, texts: list[str]) -> TokenIds:
+        """Ids [B, length] of each tokenizer; longer texts are cut, as diffusers does."""
+        first, second, third = (
+            tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+            for tokenizer, length in zip(self._tokenizers, self.lengths, strict=True)
+        )
+        return first, second, third
+
+
+def _length(model_max_length: int) -> int:
+    """SD3 gives T5 256 tokens, whatever its tokenizer would take."""
+    return min(model_max_length, 256)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A validated checkpoint folder."""
+
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: Path, partial: bool = False) -> Checkpoint:
+        """Check the layout (not the tensors) of a folder.
+
+        Args:
+            folder: the checkpoint.
+            partial: parts may be missing; asking for a missing one raises then.
+
+        Raises:
+            CheckpointError: no such folder, or a part is missing or damaged.
+        """
+        if not folder.is_dir():
+            raise CheckpointError(f"there is no checkpoint folder {folder}", "give a folder in the diffusers layout")
+        checkpoint = cls(folder)
+        present = [part for part in PARTS if checkpoint.has(part)]
+        if not present:
+            raise CheckpointError(f"{folder} is not a checkpoint: it has none of {', '.join(MODELS)}", "give a folder in the diffusers layout")
+        missing = [part for part in PARTS if part not in present]
+        if missing and not partial:
+            raise CheckpointError(f"{folder} lacks {', '.join(missing)}", "complete the checkpoint, or choose components that are there")
+        return checkpoint
+
+    def path(self, part: str) -> Path:
+        """The folder of a part.
+
+        Raises:
+            CheckpointError: the checkpoint lacks it.
+        """
+        if not self.has(part):
+            raise CheckpointError(f"{self.folder} lacks {part}", "complete the checkpoint, or choose components that are there")
+        return self.folder / part
+
+    def has(self, part: str) -> bool:
+        """Whether a part is there, by its config."""
+        names = {"scheduler": "scheduler_config.json"} | dict.fromkeys(TOKENIZERS, "tokenizer.json")
+        return (self.folder / part / names.get(part, "config.json")).is_file()
+
+    def load_transformer(self, dtype: torch.dtype = torch.float32) -> KontextTransformer:
+        """The denoiser, in evaluation mode."""
+        return self._load(KontextTransformer, "transformer", torch_dtype=dtype)
+
+    def load_vae(self, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
+        """The autoencoder, in evaluation mode."""
+        return self._load(AutoencoderKL, "vae", torch_dtype=dtype)
+
+    def load_text_encoder(self, part: str, dtype: torch.dtype = torch.float32) -> Any:
+        """One of the three text encoders, in evaluation mode."""
+        kind = T5EncoderModel if part == "text_encoder_3" else CLIPTextModelWithProjection
+        return self._load(kind, part, dtype=dtype)
+
+    def load_conditioner(self, dtype: torch.dtype = torch.float32) -> TextConditioner:
+        """The three text encoders as one module."""
+        return TextConditioner(*(self.load_text_encoder(part, dtype) for part in MODELS[2:])).eval()
+
+    def load_scheduler(self) -> FlowMatchEulerDiscreteScheduler:
+        """The flow-matching scheduler."""
+        return FlowMatchEulerDiscreteScheduler.from_pretrained(self.path("scheduler"))
+
+    def tokenizers(self) -> TextTokenizers:
+        """The three tokenizers as one callable."""
+        for part in TOKENIZERS:
+            self.path(part)
+        return TextTokenizers(self.folder)
+
+    def defaults(self) -> dict[str, dict[str, Any]]:
+        """The per-task defaults of `defaults.json`, or nothing."""
+        path = self.folder / "defaults.json"
+        if not path.is_file():
+            return {}
+        try:
+            content: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"{path} is not JSON: {error}", "correct or remove the file") from error
+        return content
+
+    def sha256(self) -> str:
+        """One hash over the names and bytes of every weight, config and tokenizer file, in sorted order."""
+        digest = hashlib.sha256()
+        for path in self._files():
+            digest.update(f"{path.relative_to(self.folder).as_posix()}\0".encode())
+            with path.open("rb") as stream:
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+    def _files(self) -> list[Path]:
+        found = [path for part in PARTS for path in sorted((self.folder / part).glob("*")) if path.is_file()]
+        return [path for path in [*found, self.folder / "defaults.json"] if path.suffix in (".json", ".safetensors", ".model", ".txt") and path.is_file()]
+
+    def _load(self, kind: Any, part: str, **options: Any) -> Any:
+        path = self.path(part)
+        try:
+            return kind.from_pretrained(path, use_safetensors=True, **options).eval()
+        except Exception as error:  # the libraries raise many kinds for damaged files
+            raise CheckpointError(f"{part} of {self.folder} cannot be loaded: {_first_line(error)}", "fetch or make this part again") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def save_checkpoint(
+    folder: Path,
+    base: Checkpoint | None = None,
+    defaults: dict[str, dict[str, Any]] | None = None,
+    **parts: Any,
+) -> Checkpoint:
+    """Write a checkpoint: `parts` by name (anything with `save_pretrained`), the rest copied from `base`.
+
+    The folder appears whole or not at all.
+
+    Raises:
+        OutputError: `folder` exists and is not empty.
+    """
+    with _publishing(folder) as temporary:
+        for part in PARTS:
+            if part in parts:
+                parts[part].save_pretrained(temporary / part)
+            elif base is not None and base.has(part):
+                shutil.copytree(base.path(part), temporary / part)
+        made = [part for part in PARTS if (temporary / part).exists()]
+        index = {"_class_name": "StableDiffusion3Pipeline"} | {part: list(_CLASSES[part]) for part in made}
+        _write_json(temporary / "model_index.json", index)
+        kept = defaults if defaults is not None else base.defaults() if base is not None else {}
+        if kept:
+            _write_json(temporary / "defaults.json", kept)
+    return Checkpoint.open(folder, partial=True)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _publishing(folder: Path) -> Iterator[Path]:
+    """A temporary sibling that is fsynced and renamed to `folder` when the block ends well."""
+    if folder.exists() and any(folder.iterdir()):
+        raise OutputError(f"{folder} exists already and is not empty", "give another output folder, or remove this one first")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
+    try:
+        yield temporary
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                with path.open("rb+") as stream:
+                    os.fsync(stream.fileno())
+        temporary.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

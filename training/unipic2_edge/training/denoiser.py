@@ -1,0 +1,168 @@
+"""The denoiser stage: flow matching on generation and editing together, against the frozen VAE and encoders."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .autoencoder import to_pictures, to_tensor
+from .checkpoint import Checkpoint, save_checkpoint
+from .configs import KONTEXT
+from .conditioning import TokenIds
+from .flow import sample, sigmas_for_training
+from .grids import save_grid
+from .latent_shards import LatentShards
+from .recipe import Recipe
+from .shapes.captions import evaluation_captions
+from .shapes.edits import evaluation_edits
+from .shapes.render import Picture, render
+from .shapes.scene import Canvas
+from .shapes.scores import score_edits, score_generation
+from .transformer import KontextTransformer
+
+_EVALUATED = 72  # pictures of each task at every look
+_STEPS, _GUIDANCE = 28, 3.5
+_STEPS_PER_SHARD = 100
+
+
+class DenoiserStage:
+    """Pre-trains the Kontext transformer of a checkpoint whose other parts are frozen.
+
+    `recipe.init` names the checkpoint with the frozen parts; if it has a transformer of the config's shape,
+    training goes on from its weights, else the transformer starts anew.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.checkpoint = Checkpoint.open(Path(recipe.init or ""), partial=True)
+        self.vae = self.checkpoint.load_vae().requires_grad_(False)
+        self.conditioner = self.checkpoint.load_conditioner().requires_grad_(False).eval()
+        self.tokenize = self.checkpoint.tokenizers()
+        torch.manual_seed(recipe.seed)
+        self.model: nn.Module = self._transformer()
+        self.canvases = [Canvas(*size) for size in recipe.data.sizes]
+        self.shards = LatentShards(
+            Path(recipe.output or "runs") / "latents",
+            self.vae,
+            self.tokenize,
+            _by_weight(self.canvases, recipe.data.size_weights),
+            recipe.data.captions_per_picture,
+            recipe.seed,
+        )
+
+    def _transformer(self) -> KontextTransformer:
+        if self.checkpoint.has("transformer"):
+            model = self.checkpoint.load_transformer()
+        else:
+            model = KontextTransformer(**KONTEXT[self.recipe.config].transformer)
+            initialise(model)
+        if self.recipe.gradient_checkpointing:
+            model.enable_gradient_checkpointing()
+        return model
+
+    def losses(self, step: int, device: torch.device) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        """One micro-batch of one task each: ‖v(x_s, s) − (ε − x0)‖², x_s = (1 − s)·x0 + s·ε."""
+        self._to(device)
+        count = self.recipe.gradient_accumulation
+        shards = max(1, self.recipe.data.cached_pairs // self.shards.pairs)
+        available = min(shards, 4 + step // _STEPS_PER_SHARD)
+        for micro in range(count):
+            number = step * count + micro
+            rng = np.random.default_rng([self.recipe.seed, number])
+            share = self.recipe.data.edit_share
+            edit = int((number + 1) * share) > int(number * share)
+            batch = self.shards.batch(rng, available, self.recipe.batch_size, edit, device)
+            dropped = torch.from_numpy(rng.random(self.recipe.batch_size) < self.recipe.data.prompt_dropout).to(device)
+            context, pooled = self._condition(batch.ids, dropped)
+            generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+            sigmas = sigmas_for_training(self.recipe.flow, len(dropped), generator).to(device)
+            noise = torch.randn(batch.latents.shape, generator=generator).to(device)
+            mix = sigmas[:, None, None, None]
+            noisy = (1 - mix) * batch.latents + mix * noise
+            # On CPUs the flash kernel's backward takes a third of a step at these sizes; plain matmuls are faster.
+            with sdpa_kernel(SDPBackend.MATH if device.type == "cpu" else list(SDPBackend.__members__.values())[1:4]):
+                velocity = self.model(noisy, context, pooled, sigmas * 1000, batch.reference, return_dict=False)[0]
+                loss = (velocity.float() - (noise - batch.latents)).square().mean()
+                yield loss, {}
+
+    @torch.no_grad()
+    def _condition(self, ids: TokenIds, dropped: Tensor) -> tuple[Tensor, Tensor]:
+        empty = self.tokenize([""])
+        kept = tuple(
+            torch.where(dropped[:, None], blank.to(part.device), part) for part, blank in zip(ids, empty, strict=True)
+        )
+        context, pooled = self.conditioner((kept[0], kept[1], kept[2]))
+        return context, pooled
+
+    def _to(self, device: torch.device) -> None:
+        if self.vae.device != device:
+            self.vae.to(device)
+            self.conditioner.to(device)
+
+    def samples(self, folder: Path, step: int) -> dict[str, float]:
+        """Generate and edit on unseen prompts with the deployed settings; scores of both tasks."""
+        captions = evaluation_captions(_EVALUATED, self.canvases[0], seed=11)
+        edits = evaluation_edits(_EVALUATED, self.canvases[0], seed=11)
+        made = self._draw([caption.text for caption in captions], None)
+        sources = [render(edit.source) for edit in edits]
+        edited = self._draw([edit.text for edit in edits], sources)
+        pairs = [picture for pair in zip(sources[:32], edited[:32], strict=True) for picture in pair]
+        save_grid(folder / f"step-{step:07d}.png", made[:32] + pairs)
+        return {
+            "generation": score_generation(captions, made)[0].mean,
+            "editing": score_edits(edits, sources, edited)[0].mean,
+        }
+
+    def _draw(self, texts: list[str], sources: list[Picture] | None) -> list[Picture]:
+        device = next(self.model.parameters()).device
+        self._to(device)
+        none = torch.zeros(len(texts), dtype=torch.bool, device=device)
+        ids = tuple(part.to(device) for part in self.tokenize(texts))
+        config = self.vae.config
+        context, pooled = (torch.cat(pair) for pair in zip(self._condition(ids, ~none), self._condition(ids, none)))
+        reference = None
+        if sources is not None:
+            encoded = self.vae.encode(to_tensor(sources).to(device)).latent_dist.mode()
+            reference = (encoded - config.shift_factor) * config.scaling_factor
+        side = 2 ** (len(config.block_out_channels) - 1)
+        canvas = self.canvases[0]
+        shape = (len(texts), config.latent_channels, canvas.height // side, canvas.width // side)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(5)).to(device)
+        scheduler = FlowMatchEulerDiscreteScheduler(**KONTEXT[self.recipe.config].scheduler)
+        latents = sample(self.model, scheduler, noise, context, pooled, reference, _STEPS, _GUIDANCE)
+        return to_pictures(self.vae.decode(latents / config.scaling_factor + config.shift_factor).sample)
+
+    def finish(self, output: Path) -> None:
+        """Write the whole checkpoint, frozen parts included, to `<output>/checkpoint`."""
+        model = copy.deepcopy(self.model).float()
+        save_checkpoint(output / "checkpoint", self.checkpoint, transformer=model)
+
+
+def initialise(model: KontextTransformer) -> None:
+    """DiT's initialisation (arXiv 2212.09748, §3.2): Xavier, and every block starts as the identity."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            if name.endswith("norm1.linear") or name.endswith("norm1_context.linear") or name in ("norm_out.linear", "proj_out"):
+                nn.init.zeros_(module.weight)
+            elif "timestep_embedder" in name:
+                nn.init.normal_(module.weight, std=0.02)
+            else:
+                nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    nn.init.xavier_uniform_(model.pos_embed.proj.weight.view(model.pos_embed.proj.weight.shape[0], -1))
+
+
+def _by_weight(canvases: list[Canvas], weights: tuple[float, ...], slots: int = 10) -> list[Canvas]:
+    """A cycle of canvases in which each occurs by its weight (rounded to tenths, at least once)."""
+    cycle: list[Canvas] = []
+    for canvas, weight in zip(canvases, weights, strict=True):
+        cycle += [canvas] * max(1, round(slots * weight / sum(weights)))
+    return cycle

@@ -1,0 +1,126 @@
+"""Encoded training data on disk: shards of (source, edit, target) latents with their token ids.
+
+Shard k is a function of (recipe, autoencoder, k) and is made when it is first needed: a run starts at once, sees
+more pictures as it goes, and after a kill finds the shards it has made. One shard has one picture size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .autoencoder import to_tensor
+from .checkpoint import TextTokenizers
+from .conditioning import TokenIds
+from .shapes.captions import training_caption
+from .shapes.edits import training_edit
+from .shapes.render import render
+from .shapes.scene import Canvas, Scene
+
+SHARD_PAIRS = 2048
+_FIELDS = ("source", "target", "edit_ids", "source_ids", "target_ids")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch of one task: clean latents [B, C, h, w], its reference or none, token ids."""
+
+    latents: Tensor
+    reference: Tensor | None
+    ids: TokenIds
+
+
+class LatentShards:
+    """Draws micro-batches from shards, which it makes as needed.
+
+    Latents are the posterior means, shifted and scaled as the denoiser sees them, stored in fp16.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        vae: AutoencoderKL,
+        tokenize: TextTokenizers,
+        canvases: list[Canvas],
+        captions: int,
+        seed: int,
+        pairs: int = SHARD_PAIRS,
+    ) -> None:
+        self.folder, self.vae, self.tokenize, self.canvases = folder, vae.eval(), tokenize, canvases
+        self.captions, self.seed, self.pairs = captions, seed, pairs
+        self._open: dict[int, dict[str, NDArray[np.generic]]] = {}
+
+    def batch(self, rng: np.random.Generator, shards: int, size: int, edit: bool, device: torch.device) -> Batch:
+        """A micro-batch from one of the first `shards` shards."""
+        shard = self._shard(int(rng.integers(shards)))
+        rows = np.sort(rng.integers(self.pairs, size=size))
+        if edit:
+            return Batch(
+                self._latents(shard["target"][rows], device),
+                self._latents(shard["source"][rows], device),
+                self._ids(shard["edit_ids"][rows], device),
+            )
+        side = ("source", "target")[int(rng.integers(2))]
+        columns = rng.integers(self.captions, size=size)
+        ids = shard[f"{side}_ids"][rows, columns]
+        return Batch(self._latents(shard[side][rows], device), None, self._ids(ids, device))
+
+    def _latents(self, stored: NDArray[np.generic], device: torch.device) -> Tensor:
+        return torch.from_numpy(stored.astype(np.float32)).to(device)
+
+    def _ids(self, stored: NDArray[np.generic], device: torch.device) -> TokenIds:
+        joined = torch.from_numpy(stored.astype(np.int64)).to(device)
+        first, second, third = joined.split(self.tokenize.lengths, dim=-1)
+        return first, second, third
+
+    def _shard(self, index: int) -> dict[str, NDArray[np.generic]]:
+        if index not in self._open:
+            paths = {field: self.folder / f"{index:04d}-{field}.npy" for field in _FIELDS}
+            if not all(path.exists() for path in paths.values()):
+                self._make(index, paths)
+            self._open[index] = {field: np.load(path, mmap_mode="r") for field, path in paths.items()}
+        return self._open[index]
+
+    def _make(self, index: int, paths: dict[str, Path]) -> None:
+        rng = np.random.default_rng([self.seed, index, 7])
+        canvas = self.canvases[index % len(self.canvases)]
+        edits = [training_edit(rng, canvas) for _ in range(self.pairs)]
+        arrays = {
+            "source": self._encode([edit.source for edit in edits]),
+            "target": self._encode([edit.target for edit in edits]),
+            "edit_ids": self._tokens([edit.text for edit in edits]),
+            "source_ids": self._captions([edit.source for edit in edits], rng),
+            "target_ids": self._captions([edit.target for edit in edits], rng),
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for field, path in paths.items():
+            temporary = path.with_suffix(".tmp.npy")
+            np.save(temporary, arrays[field])
+            temporary.replace(path)
+
+    @torch.inference_mode()
+    def _encode(self, scenes: list[Scene]) -> NDArray[np.float16]:
+        device, config = self.vae.device, self.vae.config
+        parts = []
+        for start in range(0, len(scenes), 64):
+            images = to_tensor([render(scene) for scene in scenes[start : start + 64]]).to(device)
+            latents = (self.vae.encode(images).latent_dist.mode() - config.shift_factor) * config.scaling_factor
+            parts.append(latents.cpu().numpy().astype(np.float16))
+        return np.concatenate(parts)
+
+    def _captions(self, scenes: list[Scene], rng: np.random.Generator) -> NDArray[np.int32]:
+        """[pairs, captions, tokens]; a scene that has no caption for training goes without words."""
+        texts = []
+        for scene in scenes:
+            made = [training_caption(scene, rng) for _ in range(self.captions)]
+            texts += [caption.text if caption else "" for caption in made]
+        return self._tokens(texts).reshape(len(scenes), self.captions, -1)
+
+    def _tokens(self, texts: list[str]) -> NDArray[np.int32]:
+        return torch.cat(self.tokenize(texts), dim=-1).numpy().astype(np.int32)
