@@ -39,7 +39,7 @@ class DenoiserStage:
     training goes on from its weights, else the transformer starts anew.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, output: Path) -> None:
         self.recipe = recipe
         self.checkpoint = Checkpoint.open(Path(recipe.init or ""), partial=True)
         self.vae = self.checkpoint.load_vae().requires_grad_(False)
@@ -49,7 +49,7 @@ class DenoiserStage:
         self.model: nn.Module = self._transformer()
         self.canvases = [Canvas(*size) for size in recipe.data.sizes]
         self.shards = LatentShards(
-            Path(recipe.output or "runs") / "latents",
+            output / "latents",
             self.vae,
             self.tokenize,
             _by_weight(self.canvases, recipe.data.size_weights),
@@ -87,7 +87,7 @@ class DenoiserStage:
             mix = sigmas[:, None, None, None]
             noisy = (1 - mix) * batch.latents + mix * noise
             # On CPUs the flash kernel's backward takes a third of a step at these sizes; plain matmuls are faster.
-            with sdpa_kernel(SDPBackend.MATH if device.type == "cpu" else list(SDPBackend.__members__.values())[1:4]):
+            with sdpa_kernel(_backends(device)):
                 velocity = self.model(noisy, context, pooled, sigmas * 1000, batch.reference, return_dict=False)[0]
                 loss = (velocity.float() - (noise - batch.latents)).square().mean()
                 yield loss, {}
@@ -135,14 +135,21 @@ class DenoiserStage:
         canvas = self.canvases[0]
         shape = (len(texts), config.latent_channels, canvas.height // side, canvas.width // side)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(5)).to(device)
-        scheduler = FlowMatchEulerDiscreteScheduler(**KONTEXT[self.recipe.config].scheduler)
-        latents = sample(self.model, scheduler, noise, context, pooled, reference, _STEPS, _GUIDANCE)
+        latents = sample(self.model, self._scheduler(), noise, context, pooled, reference, _STEPS, _GUIDANCE)
         return to_pictures(self.vae.decode(latents / config.scaling_factor + config.shift_factor).sample)
 
     def finish(self, output: Path) -> None:
         """Write the whole checkpoint, frozen parts included, to `<output>/checkpoint`."""
-        model = copy.deepcopy(self.model).float()
-        save_checkpoint(output / "checkpoint", self.checkpoint, transformer=model)
+        canvas = self.canvases[0]
+        common = {"height": canvas.height, "width": canvas.width, "num_inference_steps": _STEPS, "guidance_scale": _GUIDANCE}
+        defaults = self.checkpoint.defaults() or {"generate": common, "edit": common}
+        parts = {"transformer": copy.deepcopy(self.model).float()}
+        if not self.checkpoint.has("scheduler"):
+            parts["scheduler"] = self._scheduler()
+        save_checkpoint(output / "checkpoint", self.checkpoint, defaults, **parts)
+
+    def _scheduler(self) -> FlowMatchEulerDiscreteScheduler:
+        return FlowMatchEulerDiscreteScheduler(**KONTEXT[self.recipe.config].scheduler)
 
 
 def initialise(model: KontextTransformer) -> None:
@@ -158,6 +165,11 @@ def initialise(model: KontextTransformer) -> None:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     nn.init.xavier_uniform_(model.pos_embed.proj.weight.view(model.pos_embed.proj.weight.shape[0], -1))
+
+
+def _backends(device: torch.device) -> list[SDPBackend]:
+    fused = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+    return [SDPBackend.MATH] if device.type == "cpu" else [*fused, SDPBackend.MATH]
 
 
 def _by_weight(canvases: list[Canvas], weights: tuple[float, ...], slots: int = 10) -> list[Canvas]:

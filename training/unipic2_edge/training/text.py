@@ -53,11 +53,11 @@ class TextEncoders(nn.Module):
 class TextStage:
     """Trains `TextEncoders` on captions and instructions; builds the tokenizers first."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, recipe: Recipe, output: Path) -> None:
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
         self.model: nn.Module = TextEncoders(recipe.config)
-        self.tokenizer_folder = Path(recipe.output or "runs") / "tokenizers"
+        self.tokenizer_folder = output / "tokenizers"
         texts = list(islice(sentences(_CORPUS, recipe.seed), 2 * _CORPUS))
         if not self.tokenizer_folder.exists():
             build_tokenizers(texts, self.tokenizer_folder, KONTEXT[recipe.config])

@@ -23,7 +23,7 @@ Floats = NDArray[np.float32]
 
 FOREGROUND_DISTANCE = 48.0  # RGB distance from the background at which a pixel belongs to an object
 COLOR_DISTANCE = 60.0  # how far a measured colour may be from its palette entry
-MIN_OVERLAP = 0.82  # soft intersection over union of an object and its template
+MIN_OVERLAP = 0.75  # soft intersection over union of an object and its template
 MAX_RESIDUAL = 7.0  # mean absolute difference (of 255) between the picture and its reading, drawn again
 MAX_DEBRIS = 3  # foreground pixels that may belong to no object
 RADIUS_SLACK = 1.25  # pixels (at side 128) beyond the world's range of radii

@@ -1,0 +1,23 @@
+"""The stages by the name a recipe calls them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .recipe import Recipe
+from .trainer import Stage
+
+
+def make_stage(recipe: Recipe, output: Path) -> Stage:
+    """Build a recipe's stage; only that stage's libraries are imported."""
+    if recipe.stage == "autoencoder":
+        from .autoencoder import AutoencoderStage
+
+        return AutoencoderStage(recipe)
+    if recipe.stage == "text":
+        from .text import TextStage
+
+        return TextStage(recipe, output)
+    from .denoiser import DenoiserStage
+
+    return DenoiserStage(recipe, output)
