@@ -12,16 +12,19 @@ Nothing in the folder is opened before its SHA-256 equals the manifest's.
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from .errors import BundleError
-from .files import sha256_of, write_bytes
+from .files import write_bytes
+from .verification import read_plain_file, verified_bytes, verified_path
 
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
+WEIGHTS = "weights"
 
 Variant = Literal["kontext", "metaquery"]
 
@@ -131,3 +134,145 @@ class Manifest(Record):
     defaults: dict[str, TaskDefaults]  # keyed by task: generate, edit
     files: dict[str, FileEntry]
     tools: dict[str, str]
+
+
+class _Header(msgspec.Struct):
+    """The one field that tells a bundle from foreign JSON, and its version, before anything strict is tried."""
+
+    format_version: int
+
+
+class Bundle:
+    """A bundle opened for reading: its manifest, and its files, each handed out only after its hash was checked.
+
+    Args:
+        folder: the bundle's folder.
+
+    Raises:
+        BundleError: not a folder, no manifest, foreign or damaged manifest, another format version, or a
+            manifest that names files, components or graphs it does not describe.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        self._verified: set[str] = set()
+        self._locks: dict[str, threading.Lock] = {name: threading.Lock() for name in self.manifest.files}
+
+    def path(self, relative: str) -> Path:
+        """The path of one of the bundle's files, once its bytes are known to be those of the manifest.
+
+        Each file is hashed at most once per opened bundle; safe to call from several threads.
+
+        Raises:
+            BundleError: not in the manifest, missing, not a plain file of its own, or its hash differs.
+        """
+        entry = self._entry(relative)
+        with self._locks[relative]:
+            if relative in self._verified:
+                return self.folder / relative
+            path = verified_path(self.folder, relative, entry.sha256, entry.bytes)
+            self._verified.add(relative)
+            return path
+
+    def read(self, relative: str) -> bytes:
+        """The bytes of one of the bundle's files; what is returned is what was hashed.
+
+        Raises:
+            BundleError: as `path`.
+        """
+        entry = self._entry(relative)
+        return verified_bytes(self.folder, relative, entry.sha256, entry.bytes)
+
+    def graph(self, name: str) -> Graph:
+        """The signature of a graph.
+
+        Raises:
+            BundleError: the bundle was exported without it.
+        """
+        try:
+            return self.manifest.graphs[name]
+        except KeyError:
+            raise BundleError(
+                f"the bundle {self.folder} has no graph {name!r}",
+                "export the checkpoint again with all its components",
+            ) from None
+
+    def weights(self, graph: str) -> Path:
+        """The verified weights file of the component a graph belongs to."""
+        return self.path(self.manifest.components[self.graph(graph).component].weights)
+
+    def _entry(self, relative: str) -> FileEntry:
+        try:
+            return self.manifest.files[relative]
+        except KeyError:
+            raise BundleError(
+                f"{relative} is not listed in {self.folder / MANIFEST}", "export the checkpoint again"
+            ) from None
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check `bundle.json`.
+
+    Raises:
+        BundleError: see `Bundle`.
+    """
+    if not folder.is_dir():
+        what = "is a file, not a bundle folder" if folder.exists() else "does not exist"
+        raise BundleError(f"{folder} {what}", "give the folder that `unipic2-edge export` wrote")
+    if not (folder / MANIFEST).is_file():
+        raise BundleError(
+            f"{folder} is not a bundle: it has no {MANIFEST}", "give the folder that `unipic2-edge export` wrote"
+        )
+    data = read_plain_file(folder, MANIFEST)
+    _check_version(folder, data)
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise BundleError(f"{folder / MANIFEST} is damaged: {error}", "export the checkpoint again") from error
+    _check_references(folder, manifest)
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `bundle.json` atomically; export calls this last.
+
+    Raises:
+        BundleError: the manifest names something that it does not describe.
+        OutputError: the folder cannot be written to.
+        WorkError: the disk is full.
+    """
+    _check_references(folder, manifest)
+    write_bytes(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+
+
+def _check_version(folder: Path, data: bytes) -> None:
+    try:
+        version = msgspec.json.decode(data, type=_Header).format_version
+    except msgspec.MsgspecError as error:
+        raise BundleError(
+            f"{folder / MANIFEST} is not a bundle manifest: {error}",
+            "give the folder that `unipic2-edge export` wrote, or export the checkpoint again",
+        ) from error
+    if version != FORMAT_VERSION:
+        newer = version > FORMAT_VERSION
+        raise BundleError(
+            f"{folder} has bundle format {version}; this version reads format {FORMAT_VERSION}",
+            "update unipic2-edge" if newer else "export the checkpoint again",
+        )
+
+
+def _check_references(folder: Path, manifest: Manifest) -> None:
+    """Refuse a manifest that points at files, components or graphs that it does not describe."""
+    named = [graph.file for graph in manifest.graphs.values()]
+    named += [component.weights for component in manifest.components.values()]
+    named += [manifest.positions.file, manifest.scheduler]
+    if manifest.text is not None:
+        named += [entry.file for entry in manifest.text.tokenizers.values()]
+    missing = sorted(set(named) - set(manifest.files))
+    orphans = sorted({graph.component for graph in manifest.graphs.values()} - set(manifest.components))
+    if missing or orphans:
+        what = f"files {', '.join(missing)}" if missing else f"components {', '.join(orphans)}"
+        raise BundleError(
+            f"{folder / MANIFEST} is damaged: it uses {what} without listing them", "export the checkpoint again"
+        )

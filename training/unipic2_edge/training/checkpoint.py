@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from diffusers.models.embeddings import get_2d_sincos_pos_embed
+from safetensors import safe_open
 from transformers import AutoTokenizer, CLIPTextModelWithProjection, T5EncoderModel
 
 from .conditioning import TextConditioner, TokenIds
@@ -50,6 +52,7 @@ class TextTokenizers:
     def __init__(self, folder: Path) -> None:
         self._tokenizers = [AutoTokenizer.from_pretrained(folder / name) for name in TOKENIZERS]
         self.lengths = [_length(tokenizer.model_max_length) for tokenizer in self._tokenizers]
+        self.pad_ids = [int(tokenizer.pad_token_id) for tokenizer in self._tokenizers]
 
     def __call__(self, texts: list[str]) -> TokenIds:
         """Ids [B, length] of each tokenizer; longer texts are cut, as diffusers does."""
@@ -107,6 +110,33 @@ class Checkpoint:
         """Whether a part is there, by its config."""
         names = {"scheduler": "scheduler_config.json"} | dict.fromkeys(TOKENIZERS, "tokenizer.json")
         return (self.folder / part / names.get(part, "config.json")).is_file()
+
+    def config(self, part: str) -> dict[str, Any]:
+        """The config of a model part, as stored.
+
+        Raises:
+            CheckpointError: the checkpoint lacks the part, or its config is damaged.
+        """
+        path = self.path(part) / "config.json"
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"{path} is not JSON: {error}", "fetch or make this part again") from error
+        return content
+
+    def position_table(self) -> torch.Tensor:
+        """The stored position embeddings [max, max, D] in float32, read without the rest of the transformer.
+
+        Published files hold them as a buffer; where they are absent, diffusers makes them from the config, and
+        so does this.
+        """
+        config = self.config("transformer")
+        size = config["pos_embed_max_size"]
+        for path in sorted((self.folder / "transformer").glob("*.safetensors")):
+            with safe_open(path, framework="pt") as tensors:
+                if "pos_embed.pos_embed" in tensors.keys():  # noqa: SIM118 - not a dict
+                    return tensors.get_tensor("pos_embed.pos_embed").float().reshape(size, size, -1)
+        return position_table(config)
 
     def load_transformer(self, dtype: torch.dtype = torch.float32) -> KontextTransformer:
         """The denoiser, in evaluation mode."""
@@ -166,6 +196,15 @@ class Checkpoint:
             return kind.from_pretrained(path, use_safetensors=True, **options).eval()
         except Exception as error:  # the libraries raise many kinds for damaged files
             raise CheckpointError(f"{part} of {self.folder} cannot be loaded: {_first_line(error)}", "fetch or make this part again") from error
+
+
+def position_table(config: dict[str, Any]) -> torch.Tensor:
+    """diffusers' sine-cosine position embeddings [max, max, D] for a transformer config, in float32."""
+    size = config["pos_embed_max_size"]
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    base = config["sample_size"] // config["patch_size"]
+    table = get_2d_sincos_pos_embed(width, size, base_size=base, output_type="pt")
+    return table.float().reshape(size, size, -1)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,115 @@
+"""Text conditioning as SD3 does it: two CLIPs and T5 make the context and the pooled embedding (numpy).
+
+Formula: arXiv 2403.03206, §4 and appendix B; no attention mask anywhere, padding is attended to.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import BundleError, RequestError
+from .session import Session
+from .tokens import PromptTokenizer
+
+Floats = NDArray[np.float32]
+
+#: The graphs that read text, in the order of the published layout.
+TEXT_GRAPHS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+_CACHED_PROMPTS = 32  # 5.5 MB each at full size
+
+
+class Conditioning(NamedTuple):
+    """What the denoiser knows of a batch of prompts: context [B, L, J] and pooled [B, P]."""
+
+    context: Floats
+    pooled: Floats
+
+
+class Sessions(Protocol):
+    """Opened graphs by name."""
+
+    def __getitem__(self, name: str) -> Session:
+        """The opened graph."""
+        ...
+
+
+class TextConditioner:
+    """Prompts → conditioning, each prompt encoded once as long as it stays among the most recent ones.
+
+    Args:
+        tokenizers: one per text graph.
+        sessions: the opened text graphs.
+        context_dim: J, the width that CLIP's states are zero-padded to.
+    """
+
+    def __init__(self, tokenizers: Mapping[str, PromptTokenizer], sessions: Sessions, context_dim: int) -> None:
+        missing = [name for name in TEXT_GRAPHS if name not in tokenizers]
+        if missing:
+            raise BundleError(f"the bundle has no tokenizer of {missing[0]}", "export the checkpoint with all components")
+        self._tokenizers, self._sessions, self._context_dim = tokenizers, sessions, context_dim
+        self._cache: OrderedDict[str, tuple[Floats, Floats]] = OrderedDict()
+
+    def check(self, prompts: Iterable[str]) -> None:
+        """Refuse prompts that do not fit, before any graph is opened.
+
+        Raises:
+            RequestError: a prompt is longer than one of the encoders reads; the message gives both counts.
+        """
+        for prompt in prompts:
+            for name in TEXT_GRAPHS:
+                try:
+                    self._tokenizers[name]([prompt])
+                except RequestError as error:
+                    shown = prompt if len(prompt) <= 40 else prompt[:37] + "..."
+                    raise RequestError(f"{error.problem} in {name} ({shown!r})", error.mend) from None
+
+    def __call__(self, prompts: Sequence[str]) -> Conditioning:
+        """The conditioning of `prompts`, in their order; all new ones are encoded in one batch.
+
+        Raises:
+            RequestError: a prompt is too long.
+            WorkError: an encoder failed.
+        """
+        unique = list(dict.fromkeys(prompts))
+        found = {prompt: self._cache[prompt] for prompt in unique if prompt in self._cache}
+        new = [prompt for prompt in unique if prompt not in found]
+        if new:
+            context, pooled = self._encode(new)
+            found.update((prompt, (context[row], pooled[row])) for row, prompt in enumerate(new))
+        self._remember(found)
+        return Conditioning(
+            np.stack([found[prompt][0] for prompt in prompts]), np.stack([found[prompt][1] for prompt in prompts])
+        )
+
+    def _encode(self, prompts: list[str]) -> Conditioning:
+        first, second, long = (
+            self._sessions[name].run({"input_ids": self._tokenizers[name](prompts)}) for name in TEXT_GRAPHS
+        )
+        return combine(first, second, long, self._context_dim)
+
+    def _remember(self, used: Mapping[str, tuple[Floats, Floats]]) -> None:
+        for prompt, embedding in used.items():
+            self._cache[prompt] = embedding
+            self._cache.move_to_end(prompt)
+        while len(self._cache) > _CACHED_PROMPTS:
+            self._cache.popitem(last=False)
+
+
+def combine(
+    first: Mapping[str, Floats], second: Mapping[str, Floats], long: Mapping[str, Floats], context_dim: int
+) -> Conditioning:
+    """CLIP 1, CLIP 2 and T5 outputs → context [B, L1 + L3, J], pooled [B, P1 + P2].
+
+    The CLIPs' hidden states [B, L1, H1] and [B, L1, H2] stand side by side, zero-padded to J; T5's follow.
+    """
+    clip = np.concatenate([first["hidden"], second["hidden"]], axis=-1)  # [B, L1, H1 + H2]
+    batch, length, width = clip.shape
+    context = np.zeros((batch, length + long["hidden"].shape[1], context_dim), dtype=np.float32)
+    context[:, :length, :width] = clip
+    context[:, length:] = long["hidden"]
+    return Conditioning(context, np.concatenate([first["pooled"], second["pooled"]], axis=-1))

@@ -1,0 +1,103 @@
+"""Pictures in and out: opened safely, made RGB, resized for editing, written with their settings.
+
+The size in the header is checked before a pixel is decoded: a PNG of 79 kB can unpack to hundreds of megabytes.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from .errors import ImageError
+
+Floats = NDArray[np.float32]
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+MAX_PIXELS = 16_800_000
+MAX_BYTES = 20_000_000
+_OTHER = "give a PNG, JPEG or WebP picture"
+
+
+def open_image(source: Path | str | Image.Image) -> Image.Image:
+    """A picture as RGB, upright (EXIF), transparency laid on white.
+
+    Args:
+        source: a file, or a picture already decoded by the caller.
+
+    Raises:
+        ImageError: missing, unreadable, damaged, larger than 16.8 megapixels or 20 MB, or another format.
+    """
+    if isinstance(source, Image.Image):
+        _check_pixels("the picture", source.size)
+        return _to_rgb(ImageOps.exif_transpose(source))
+    path = Path(source)
+    data = _read(path)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            _check_pixels(str(path), picture.size)
+            return _to_rgb(ImageOps.exif_transpose(picture))
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{path} is too large a picture", "make it smaller than 16.8 megapixels") from error
+    except Image.UnidentifiedImageError as error:
+        raise ImageError(f"{path} is not a picture that can be read", _OTHER) from error
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise for damaged files
+        raise ImageError(f"{path} is damaged: {error}", _OTHER) from error
+
+
+def resize_longer_edge(size: tuple[int, int], target: int, grid: int) -> tuple[int, int]:
+    """The (width, height) at which a picture is edited: longer edge = target, the other rounded to the grid.
+
+    Source: `fix_longer_edge` of the released editing script (UniPic 2.0), with grid 32.
+    """
+    width, height = size
+    scale = target / max(width, height)
+    shorter = max(grid, round(min(width, height) * scale / grid) * grid)
+    return (target, shorter) if width >= height else (shorter, target)
+
+
+def edit_grid(factor: int, patch_size: int) -> int:
+    """The step of an edited picture's sides in pixels: 32 as released, and whole patches of the model."""
+    return math.lcm(32, factor * patch_size)
+
+
+def to_array(picture: Image.Image) -> Floats:
+    """RGB picture → [1, 3, H, W] in [-1, 1]."""
+    pixels = np.asarray(picture, dtype=np.float32) / np.float32(255)  # [H, W, 3]
+    return np.ascontiguousarray((2 * pixels - 1).transpose(2, 0, 1)[None])
+
+
+def to_pictures(images: Floats) -> list[Image.Image]:
+    """[B, 3, H, W] in [-1, 1] → RGB pictures, clipped and rounded as diffusers does."""
+    unit = np.clip(images / 2 + np.float32(0.5), 0, 1).transpose(0, 2, 3, 1)
+    return [Image.fromarray(pixels) for pixels in (unit * 255).round().astype(np.uint8)]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ImageError(f"{path} has {size / 1e6:.1f} MB; at most 20 MB are read", "give a smaller file")
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot read {path}: {error.strerror}", "give the path of a picture") from error
+
+
+def _check_pixels(name: str, size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{name} has {width}x{height} pixels, more than 16.8 megapixels", "make it smaller")
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):  # 16 bits a channel: keep the upper 8
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    layer = picture.convert("RGBA")
+    white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, layer).convert("RGB")

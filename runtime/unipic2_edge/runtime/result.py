@@ -1,0 +1,51 @@
+"""What a pipeline hands back: pictures, and all that is needed to make and to time them again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .settings import PictureSettings
+
+
+@dataclass(frozen=True)
+class Result:
+    """One batch of pictures.
+
+    `latents` [n, C, h, w] are the final ones (scaled), `settings` one record a picture, `seconds` the time of
+    each stage and of the whole, `steps_done` fewer than asked for when a callback interrupted.
+    """
+
+    images: list[Image.Image]
+    latents: NDArray[np.float32]
+    seeds: tuple[int, ...] | None
+    settings: list[PictureSettings]
+    seconds: dict[str, float]
+    steps_done: int
+
+
+@dataclass
+class Stopwatch:
+    """Seconds of named stages, and since the stopwatch was made."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _start: float = field(default_factory=time.perf_counter)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of the block to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def total(self) -> dict[str, float]:
+        """The stages, and `total`."""
+        return {**self.seconds, "total": time.perf_counter() - self._start}

@@ -1,0 +1,193 @@
+"""A session: one graph, opened; named arrays in, named arrays out. Here the ONNX Runtime adapter.
+
+A session is opened from the engine of its target when the bundle was built for it, else from the plain graph.
+Either way the graph is handed over as verified bytes and the weights folder is named explicitly, so that
+ONNX Runtime opens no file by a path that the graph chose.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Bundle, Graph, TensorSpec
+from .engine import EngineRecord, engine_folder, read_engine, read_engine_record
+from .errors import MissingDependencyError, RequestError, WorkError
+
+Array = NDArray[Any]
+Arrays = Mapping[str, Array]
+
+logger = logging.getLogger(__name__)
+
+
+class Session(Protocol):
+    """One opened graph.
+
+    `run` takes exactly the graph's inputs by name and returns its outputs by name; it raises `RequestError`
+    for a wrong name, dtype or shape, and `WorkError` when the backend fails.
+    """
+
+    graph: Graph
+
+    def run(self, inputs: Arrays) -> dict[str, Array]:
+        """Compute the graph's outputs from its inputs."""
+        ...
+
+
+class OnnxRuntimeSession:
+    """A graph on ONNX Runtime's CPU provider.
+
+    Args:
+        bundle: the opened bundle.
+        name: the graph's name in the manifest.
+        threads: threads inside one operator; None lets ONNX Runtime take one per physical core.
+
+    Raises:
+        MissingDependencyError: onnxruntime is not installed.
+        BundleError: the graph, its engine or its weights are missing or damaged.
+    """
+
+    def __init__(self, bundle: Bundle, name: str, threads: int | None = None) -> None:
+        runtime = import_onnxruntime()
+        self.graph = bundle.graph(name)
+        self._outputs = [spec.name for spec in self.graph.outputs]
+        weights = bundle.weights(name)
+        options = _session_options(runtime, threads)
+        record = _usable_engine(bundle, name, runtime.__version__)
+        if record is None:
+            model, data = bundle.read(self.graph.file), weights.parent
+        else:
+            model = read_engine(bundle, record, name)
+            data = engine_folder(bundle, record.target) if record.graphs[name].data else weights.parent
+            # An engine is already optimised for this machine; doing it again only costs start-up.
+            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(data.resolve()))
+        try:
+            self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises its own classes, which share no base but Exception
+            raise WorkError(
+                f"ONNX Runtime could not open {name}: {_first_line(error)}",
+                "see `unipic2-edge doctor`; export the checkpoint again if the bundle is from another version",
+            ) from error
+
+    def run(self, inputs: Arrays) -> dict[str, Array]:
+        """Compute the graph's outputs from its inputs (see `Session.run`)."""
+        check_inputs(self.graph, inputs)
+        try:
+            values = self._session.run(self._outputs, dict(inputs))
+        except Exception as error:
+            raise WorkError(
+                f"ONNX Runtime failed in {self.graph.file}: {_first_line(error)}",
+                "a smaller picture or fewer pictures at once need less memory",
+            ) from error
+        return dict(zip(self._outputs, values, strict=True))
+
+
+def open_session(bundle: Bundle, name: str, device: str = "auto", threads: int | None = None) -> Session:
+    """Open a graph of a bundle on a device ("auto" takes the best there is; "cpu" is ONNX Runtime).
+
+    Raises:
+        RequestError: a device that does not exist.
+        MissingDependencyError, BundleError, WorkError: see `OnnxRuntimeSession`.
+    """
+    check_device(device)
+    return OnnxRuntimeSession(bundle, name, threads)
+
+
+DEVICES = ("auto", "cpu")
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that does not exist.
+
+    Raises:
+        RequestError: an unknown name.
+    """
+    if device not in DEVICES:
+        raise RequestError(f"there is no device {device!r}", f"use one of {', '.join(DEVICES)}")
+
+
+def check_inputs(graph: Graph, inputs: Arrays) -> None:
+    """Compare arrays with a graph's signature: names, dtypes, ranks, fixed and named dimensions.
+
+    Raises:
+        RequestError: the first thing that does not fit.
+    """
+    if len(inputs) != len(graph.inputs):
+        unknown = sorted(set(inputs) - {spec.name for spec in graph.inputs})
+        if unknown:
+            raise _misfit(graph, f"has no input {unknown[0]!r}")
+    named: dict[str, int] = {}
+    for spec in graph.inputs:
+        value = inputs.get(spec.name)
+        if value is None:
+            raise _misfit(graph, f"needs the input {spec.name!r}")
+        _check_tensor(graph, spec, value, named)
+
+
+def _check_tensor(graph: Graph, spec: TensorSpec, value: Array, named: dict[str, int]) -> None:
+    if value.dtype.name != spec.dtype:
+        raise _misfit(graph, f"takes {spec.name} as {spec.dtype}, not {value.dtype.name}")
+    if value.ndim != len(spec.shape):
+        raise _misfit(graph, f"takes {spec.name} as {_shape(spec.shape)}, not {_shape(value.shape)}")
+    for expected, found in zip(spec.shape, value.shape, strict=True):
+        wanted = named.setdefault(expected, found) if isinstance(expected, str) else expected
+        if wanted != found:
+            raise _misfit(graph, f"takes {spec.name} as {_shape(spec.shape)} with {expected} = {wanted}, not {_shape(value.shape)}")
+
+
+def _misfit(graph: Graph, what: str) -> RequestError:
+    return RequestError(f"the graph {graph.file} {what}", "pass the inputs that the bundle's manifest lists")
+
+
+def _shape(shape: tuple[int | str, ...]) -> str:
+    return "[" + ", ".join(str(side) for side in shape) + "]"
+
+
+def import_onnxruntime() -> Any:
+    """The onnxruntime module.
+
+    Raises:
+        MissingDependencyError: not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependencyError(
+            "ONNX Runtime is not installed", 'install it with: pip install "unipic2-edge[cpu]"'
+        ) from error
+    return onnxruntime
+
+
+def _session_options(runtime: Any, threads: int | None) -> Any:
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors only: they come back as exceptions
+    options.inter_op_num_threads = 1  # the graphs are chains: nothing to run side by side
+    options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
+
+
+def _usable_engine(bundle: Bundle, name: str, version: str) -> EngineRecord | None:
+    """The cpu engine, unless another ONNX Runtime made it: its operators may differ, the plain graph's do not."""
+    record = read_engine_record(bundle, "cpu")
+    if record is None or name not in record.graphs:
+        return None
+    if record.backend_version != version:
+        logger.warning(
+            "the cpu engine was built by ONNX Runtime %s, this is %s: using the plain graph (build again to mend)",
+            record.backend_version,
+            version,
+        )
+        return None
+    return record
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
