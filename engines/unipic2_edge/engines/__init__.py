@@ -1,0 +1,1 @@
+"""Compiles a bundle's graphs for targets: here the `cpu` target, through ONNX Runtime."""

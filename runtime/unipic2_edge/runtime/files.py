@@ -79,9 +79,7 @@ def publishing(folder: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
         try:
             yield temporary
-            for path in sorted(temporary.rglob("*")):
-                if path.is_file():
-                    _fsync(path)
+            _fsync_files(temporary)
             temporary.chmod(0o755)
             if folder.exists():
                 folder.rmdir()
@@ -89,6 +87,33 @@ def publishing(folder: Path) -> Iterator[Path]:
             _fsync_folder(folder.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary sibling folder that takes the place of `folder`, whatever stood there.
+
+    Two renames cannot be one: a kill between them leaves no folder at all, and never a mixed one.
+
+    Raises:
+        OutputError: the parent cannot be written to.
+        WorkError: the disk is full.
+    """
+    old = folder.with_name(f".tmp-old-{folder.name}")
+    with output_errors(folder):
+        shutil.rmtree(old, ignore_errors=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
+        try:
+            yield temporary
+            _fsync_files(temporary)
+            temporary.chmod(0o755)
+            if folder.exists():
+                folder.replace(old)
+            temporary.replace(folder)
+            _fsync_folder(folder.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
@@ -111,6 +136,12 @@ def output_errors(path: Path) -> Iterator[None]:
                 f"cannot write {path}: {os.strerror(error.errno).lower()}", "give a path in an existing folder you may write to"
             ) from error
         raise WorkError(f"writing {path} failed: {error}", "check the disk; nothing was kept") from error
+
+
+def _fsync_files(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            _fsync(path)
 
 
 def _fsync(path: Path) -> None:
