@@ -43,10 +43,19 @@ def build(arguments: argparse.Namespace) -> Outcome:
     for target in targets:
         with progress(len(graphs), "graph", arguments) as advance:
             made = build_cpu(bundle, target, arguments.threads, advance)
-        size = sum(graph.bytes + sum(entry.bytes for entry in graph.data.values()) for graph in made.record.graphs.values())
+        size = sum(
+            graph.bytes + sum(entry.bytes for entry in graph.data.values()) for graph in made.record.graphs.values()
+        )
         state = "already built" if made.cached else "built"
-        lines.append(f"{target.name}: {state}, {len(made.record.graphs)} engines, {size / 1e6:.1f} MB, {made.record.backend} {made.record.backend_version}")
-        result[target.name] = {"cached": made.cached, "engines": sorted(made.record.graphs), "bytes": size, "backend": made.record.backend}
+        lines.append(
+            f"{target.name}: {state}, {len(made.record.graphs)} engines, {size / 1e6:.1f} MB, {made.record.backend} {made.record.backend_version}"
+        )
+        result[target.name] = {
+            "cached": made.cached,
+            "engines": sorted(made.record.graphs),
+            "bytes": size,
+            "backend": made.record.backend,
+        }
     return Outcome({"bundle": str(arguments.bundle), "targets": result}, lines)
 
 
@@ -58,5 +67,8 @@ def targets(arguments: argparse.Namespace) -> Outcome:
     """List the targets a bundle can be built for."""
     from .targets import TARGETS
 
-    lines = [f"{target.name:<8} {target.description}; {', '.join(target.backends)}; {', '.join(target.precisions)}" for target in TARGETS.values()]
+    lines = [
+        f"{target.name:<8} {target.description}; {', '.join(target.backends)}; {', '.join(target.precisions)}"
+        for target in TARGETS.values()
+    ]
     return Outcome({"targets": [target.to_dict() for target in TARGETS.values()]}, lines)

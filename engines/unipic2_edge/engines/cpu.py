@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+
 from unipic2_edge.runtime.bundle import Bundle, FileEntry
 from unipic2_edge.runtime.engine import (
     ENGINES,
@@ -46,7 +47,10 @@ class Build:
 
 
 def build_cpu(
-    bundle: Bundle, target: Target, threads: int | None = None, done: Callable[[str], None] = lambda graph: None
+    bundle: Bundle,
+    target: Target,
+    threads: int | None = None,
+    done: Callable[[str], None] = lambda graph: None,
 ) -> Build:
     """Build a bundle for the CPU, or find that it is built.
 
@@ -74,7 +78,11 @@ def build_cpu(
                     graphs[name] = compiled
                 done(name)
             record = EngineRecord(
-                target=target.name, backend="onnxruntime", backend_version=runtime.__version__, settings=wanted, graphs=graphs
+                target=target.name,
+                backend="onnxruntime",
+                backend_version=runtime.__version__,
+                settings=wanted,
+                graphs=graphs,
             )
             write_engine_record(folder, record)
     return Build(record, cached=False)
@@ -121,18 +129,25 @@ def _compile(runtime: Any, bundle: Bundle, name: str, folder: Path, threads: int
     options.intra_op_num_threads = threads or 0
     options.optimized_model_filepath = str(path)
     weights = bundle.weights(name)
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights.parent.resolve()))
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(weights.parent.resolve())
+    )
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data.name)
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
     try:
         runtime.InferenceSession(bundle.read(graph.file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's classes share no base but Exception
-        raise WorkError(f"ONNX Runtime could not compile {name}: {str(error).splitlines()[0]}", "export the checkpoint again") from error
+        raise WorkError(
+            f"ONNX Runtime could not compile {name}: {str(error).splitlines()[0]}",
+            "export the checkpoint again",
+        ) from error
     files, components = bundle.manifest.files, bundle.manifest.components
     return EngineGraph(
         file=path.name,
         sha256=sha256_of(path),
         bytes=path.stat().st_size,
-        compiled_from=CompiledFrom(graph=files[graph.file].sha256, weights=files[components[graph.component].weights].sha256),
+        compiled_from=CompiledFrom(
+            graph=files[graph.file].sha256, weights=files[components[graph.component].weights].sha256
+        ),
         data={data.name: FileEntry(sha256=sha256_of(data), bytes=data.stat().st_size)} if data.exists() else {},
     )

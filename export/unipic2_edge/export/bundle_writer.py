@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save as save_tensors
+
 from unipic2_edge.runtime.bundle import (
     FORMAT_VERSION,
     Component,
@@ -222,7 +223,9 @@ def _tokenizers(checkpoint: Checkpoint, host: Path, config: dict[str, int]) -> T
         write_bytes(host / f"{name}.json", (checkpoint.path(name) / "tokenizer.json").read_bytes())
         entries[graph] = TokenizerEntry(file=file, length=length, pad_id=pad)
     return TextConditioning(
-        tokenizers=entries, context_dim=config["joint_attention_dim"], pooled_dim=config["pooled_projection_dim"]
+        tokenizers=entries,
+        context_dim=config["joint_attention_dim"],
+        pooled_dim=config["pooled_projection_dim"],
     )
 
 
@@ -233,5 +236,6 @@ def _defaults(checkpoint: Checkpoint) -> dict[str, TaskDefaults]:
 def _entries(folder: Path) -> dict[str, FileEntry]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
-        path.relative_to(folder).as_posix(): FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size) for path in files
+        path.relative_to(folder).as_posix(): FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
+        for path in files
     }

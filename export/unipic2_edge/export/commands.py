@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 import msgspec
+
 from unipic2_edge.runtime.cli import Outcome
 
 
@@ -14,7 +15,11 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="a folder in the published layout")
     parser.add_argument("bundle", metavar="BUNDLE", type=Path, help="the folder to write; must not exist yet")
     parser.add_argument("--recipe", metavar="NAME", default="fp32", help="fp32 (default), fp16 or bf16")
-    parser.add_argument("--components", metavar="A,B", help="only these of denoiser, vae, text_encoder, text_encoder_2, text_encoder_3")
+    parser.add_argument(
+        "--components",
+        metavar="A,B",
+        help="only these of denoiser, vae, text_encoder, text_encoder_2, text_encoder_3",
+    )
 
 
 def export(arguments: argparse.Namespace) -> Outcome:
@@ -48,7 +53,9 @@ def export(arguments: argparse.Namespace) -> Outcome:
 def verify_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `verify`."""
     parser.add_argument("bundle", metavar="BUNDLE", type=Path)
-    parser.add_argument("--checkpoint", metavar="DIR", type=Path, required=True, help="the checkpoint it was exported from")
+    parser.add_argument(
+        "--checkpoint", metavar="DIR", type=Path, required=True, help="the checkpoint it was exported from"
+    )
 
 
 def verify(arguments: argparse.Namespace) -> Outcome:
@@ -77,7 +84,10 @@ def verify(arguments: argparse.Namespace) -> Outcome:
         drifts = compare(bundle, checkpoint, advance)
     write_quality(bundle, drifts)
     lines = [f"{'component':<15} {'output':<9} {'case':<24} {'relative':>9} {'largest':>9}"]
-    lines += [f"{d.component:<15} {d.output:<9} {d.case:<24} {d.relative:9.1e} {d.largest:9.1e}{'' if d.passed else '  TOO LARGE'}" for d in drifts]
+    lines += [
+        f"{d.component:<15} {d.output:<9} {d.case:<24} {d.relative:9.1e} {d.largest:9.1e}{'' if d.passed else '  TOO LARGE'}"
+        for d in drifts
+    ]
     failed = [drift for drift in drifts if not drift.passed]
     if failed:
         worst = max(failed, key=lambda drift: drift.relative)

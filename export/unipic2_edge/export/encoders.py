@@ -44,7 +44,9 @@ class T5Graph(nn.Module):
     def _attend(self, layer: nn.Module, states: Tensor) -> Tensor:
         attention = layer.SelfAttention
         normed = layer.layer_norm(states)
-        query, key, value = (self._heads(linear(normed), attention) for linear in (attention.q, attention.k, attention.v))
+        query, key, value = (
+            self._heads(linear(normed), attention) for linear in (attention.q, attention.k, attention.v)
+        )
         scores = query @ key.transpose(2, 3) + self.position_bias.to(query.dtype)
         mixed = torch.softmax(scores.float(), dim=-1).to(query.dtype) @ value  # [B, heads, S, key]
         out: Tensor = attention.o(mixed.transpose(1, 2).flatten(2))

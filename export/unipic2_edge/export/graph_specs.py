@@ -6,12 +6,22 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
 from unipic2_edge.runtime.bundle import TensorSpec
 
 Shape = tuple[int | str, ...]
 
 #: Sizes that stand in for the named dimensions while tracing; all differ, and none is 0 or 1.
-EXAMPLE_SIZES = {"steps": 3, "batch": 2, "tokens": 24, "context": 11, "height": 64, "width": 96, "h": 16, "w": 24}
+EXAMPLE_SIZES = {
+    "steps": 3,
+    "batch": 2,
+    "tokens": 24,
+    "context": 11,
+    "height": 64,
+    "width": 96,
+    "h": 16,
+    "w": 24,
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +53,9 @@ def _example(spec: TensorSpec, generator: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=generator).to(dtype)
 
 
-def modulation_spec(module: nn.Module, pooled: int, joint: int, hidden: int, width: int, dtype: torch.dtype) -> GraphSpec:
+def modulation_spec(
+    module: nn.Module, pooled: int, joint: int, hidden: int, width: int, dtype: torch.dtype
+) -> GraphSpec:
     """`modulation`: once a picture, for all steps."""
     return GraphSpec(
         "modulation",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx_ir as ir
 import torch
+
 from unipic2_edge.runtime.files import write_bytes
 
 from .graph_specs import GraphSpec

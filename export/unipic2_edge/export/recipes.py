@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 import torch
+
 from unipic2_edge.runtime.errors import RecipeError
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -30,7 +31,11 @@ class ExportRecipe:
 
 RECIPES = {
     recipe.name: recipe
-    for recipe in (ExportRecipe("fp32", "float32"), ExportRecipe("fp16", "float16"), ExportRecipe("bf16", "bfloat16"))
+    for recipe in (
+        ExportRecipe("fp32", "float32"),
+        ExportRecipe("fp16", "float16"),
+        ExportRecipe("bf16", "bfloat16"),
+    )
 }
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.patches import open_positions, patchify, unpatchify
 from unipic2_edge.runtime.session import Session, open_session
@@ -95,7 +96,12 @@ def _denoiser(bundle: Bundle, checkpoint: Checkpoint, component: str) -> Iterato
             if edit:
                 patches = np.concatenate([patchify(reference.numpy(), space.patch_size), patches], axis=1)
                 positions = np.tile(positions, (2, 1))
-            inputs = {"patches": patches, "positions": positions, "context": steps["embedded_context"], "modulation": steps["modulation"][index]}
+            inputs = {
+                "patches": patches,
+                "positions": positions,
+                "context": steps["embedded_context"],
+                "modulation": steps["modulation"][index],
+            }
             velocity = denoiser.run(_cast(denoiser, inputs))["velocity"][:, -rows * columns :]
             made = unpatchify(velocity.astype(np.float32), space.patch_size, *shape[2:])
             expected = transformer(latents, context, pooled, time.expand(2), reference if edit else None).sample
@@ -146,4 +152,7 @@ def _arrays(session: Session, **tensors: Tensor) -> dict[str, NDArray[np.generic
 
 def _cast(session: Session, arrays: dict[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
     """Arrays in the dtypes that the graph takes."""
-    return {spec.name: np.ascontiguousarray(arrays[spec.name]).astype(spec.dtype, copy=False) for spec in session.graph.inputs}
+    return {
+        spec.name: np.ascontiguousarray(arrays[spec.name]).astype(spec.dtype, copy=False)
+        for spec in session.graph.inputs
+    }

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
+
 from unipic2_edge.runtime.files import replacing
 
 #: ONNX's names of element types that safetensors also has.

@@ -222,7 +222,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"{folder} {what}", "give the folder that `unipic2-edge export` wrote")
     if not (folder / MANIFEST).is_file():
         raise BundleError(
-            f"{folder} is not a bundle: it has no {MANIFEST}", "give the folder that `unipic2-edge export` wrote"
+            f"{folder} is not a bundle: it has no {MANIFEST}",
+            "give the folder that `unipic2-edge export` wrote",
         )
     data = read_plain_file(folder, MANIFEST)
     _check_version(folder, data)
@@ -274,5 +275,6 @@ def _check_references(folder: Path, manifest: Manifest) -> None:
     if missing or orphans:
         what = f"files {', '.join(missing)}" if missing else f"components {', '.join(orphans)}"
         raise BundleError(
-            f"{folder / MANIFEST} is damaged: it uses {what} without listing them", "export the checkpoint again"
+            f"{folder / MANIFEST} is damaged: it uses {what} without listing them",
+            "export the checkpoint again",
         )

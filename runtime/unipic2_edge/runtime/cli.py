@@ -23,7 +23,10 @@ _HELP_WIDTH = 100
 
 #: Command → (module, one line of help), in the order of the way from checkpoint to picture.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("unipic2_edge.bench.commands", "make pictures with the shipped model, from checkpoint to report"),
+    "demo": (
+        "unipic2_edge.bench.commands",
+        "make pictures with the shipped model, from checkpoint to report",
+    ),
     "train": ("unipic2_edge.training.commands", "run a training recipe, going on where it stopped"),
     "init": ("unipic2_edge.training.commands", "write random weights in the published layout, at any size"),
     "export": ("unipic2_edge.export.commands", "convert a checkpoint to a bundle (ONNX and weights)"),
@@ -32,7 +35,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "targets": ("unipic2_edge.engines.commands", "list what a bundle can be built for"),
     "generate": ("unipic2_edge.runtime.commands", "make pictures from a prompt"),
     "edit": ("unipic2_edge.runtime.commands", "change a picture as told"),
-    "inspect": ("unipic2_edge.runtime.commands", "say what is in a bundle, or with which settings a picture was made"),
+    "inspect": (
+        "unipic2_edge.runtime.commands",
+        "say what is in a bundle, or with which settings a picture was made",
+    ),
     "doctor": ("unipic2_edge.runtime.commands", "say what this machine can do, and what is missing"),
     "bench": ("unipic2_edge.bench.commands", "measure quality, speed and start-up"),
 }
@@ -75,7 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         outcome = _run(words)
     except KeyboardInterrupt:
-        return _report("stopped by the user", "nothing is half-written; run the command again", "Interrupted", 1, as_json)
+        return _report(
+            "stopped by the user", "nothing is half-written; run the command again", "Interrupted", 1, as_json
+        )
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -102,7 +110,10 @@ def _run(words: list[str]) -> _Reported:
     module = _import(name)
     command: Callable[[argparse.Namespace], _Reported] = getattr(module, name)
     subparser = _Parser(
-        prog=f"unipic2-edge {name}", description=COMMANDS[name][1], formatter_class=_formatter, allow_abbrev=False
+        prog=f"unipic2-edge {name}",
+        description=COMMANDS[name][1],
+        formatter_class=_formatter,
+        allow_abbrev=False,
     )
     getattr(module, f"{name}_arguments")(subparser)
     add_common_arguments(subparser)
@@ -186,7 +197,13 @@ def _unexpected(error: Exception, as_json: bool) -> int:
         return _report(refused.problem, refused.mend, "MissingDependencyError", 2, as_json)
     logging.getLogger(__name__).info("unexpected error", exc_info=error)
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return _report(f"unexpected {type(error).__name__}: {text}", "run again with --verbose and report it", "Unexpected", 1, as_json)
+    return _report(
+        f"unexpected {type(error).__name__}: {text}",
+        "run again with --verbose and report it",
+        "Unexpected",
+        1,
+        as_json,
+    )
 
 
 def _report(problem: str, mend: str, kind: str, code: int, as_json: bool) -> int:

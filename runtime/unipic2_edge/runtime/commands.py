@@ -33,7 +33,10 @@ def edit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("instruction", metavar="INSTRUCTION")
     _picture_arguments(parser)
     parser.add_argument(
-        "--reference", choices=("mode", "sample"), default="mode", help="how the picture is encoded (default: mode)"
+        "--reference",
+        choices=("mode", "sample"),
+        default="mode",
+        help="how the picture is encoded (default: mode)",
     )
 
 

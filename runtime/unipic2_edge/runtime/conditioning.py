@@ -50,7 +50,9 @@ class TextConditioner:
     def __init__(self, tokenizers: Mapping[str, PromptTokenizer], sessions: Sessions, context_dim: int) -> None:
         missing = [name for name in TEXT_GRAPHS if name not in tokenizers]
         if missing:
-            raise BundleError(f"the bundle has no tokenizer of {missing[0]}", "export the checkpoint with all components")
+            raise BundleError(
+                f"the bundle has no tokenizer of {missing[0]}", "export the checkpoint with all components"
+            )
         self._tokenizers, self._sessions, self._context_dim = tokenizers, sessions, context_dim
         self._cache: OrderedDict[str, tuple[Floats, Floats]] = OrderedDict()
 
@@ -83,7 +85,8 @@ class TextConditioner:
             found.update((prompt, (context[row], pooled[row])) for row, prompt in enumerate(new))
         self._remember(found)
         return Conditioning(
-            np.stack([found[prompt][0] for prompt in prompts]), np.stack([found[prompt][1] for prompt in prompts])
+            np.stack([found[prompt][0] for prompt in prompts]),
+            np.stack([found[prompt][1] for prompt in prompts]),
         )
 
     def _encode(self, prompts: list[str]) -> Conditioning:

@@ -72,7 +72,8 @@ def publishing(folder: Path) -> Iterator[Path]:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(
-            f"{folder} exists already and is not empty", "give another output folder, or remove this one first"
+            f"{folder} exists already and is not empty",
+            "give another output folder, or remove this one first",
         )
     with output_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -130,10 +131,21 @@ def output_errors(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise WorkError(f"no space left on the disk while writing {path}", "free some space; nothing was kept") from error
-        if error.errno in (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+            raise WorkError(
+                f"no space left on the disk while writing {path}", "free some space; nothing was kept"
+            ) from error
+        if error.errno in (
+            errno.ENOENT,
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.ENOTDIR,
+            errno.EISDIR,
+            errno.EEXIST,
+        ):
             raise OutputError(
-                f"cannot write {path}: {os.strerror(error.errno).lower()}", "give a path in an existing folder you may write to"
+                f"cannot write {path}: {os.strerror(error.errno).lower()}",
+                "give a path in an existing folder you may write to",
             ) from error
         raise WorkError(f"writing {path} failed: {error}", "check the disk; nothing was kept") from error
 

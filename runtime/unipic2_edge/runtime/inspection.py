@@ -47,9 +47,13 @@ def inspect_bundle(folder: Path, hashes: bool) -> Outcome:
     for name, component in manifest.components.items():
         graphs = ", ".join(graph for graph, spec in manifest.graphs.items() if spec.component == name)
         size = manifest.files[component.weights].bytes
-        lines.append(f"  {name:<15} {component.precision:<9} {component.parameters / 1e6:8.2f} M {size / 1e6:8.2f} MB  {graphs}")
+        lines.append(
+            f"  {name:<15} {component.precision:<9} {component.parameters / 1e6:8.2f} M {size / 1e6:8.2f} MB  {graphs}"
+        )
     for task, default in manifest.defaults.items():
-        lines.append(f"{task:<8} {default.width}x{default.height}, {default.num_inference_steps} steps, guidance {default.guidance_scale:g}")
+        lines.append(
+            f"{task:<8} {default.width}x{default.height}, {default.num_inference_steps} steps, guidance {default.guidance_scale:g}"
+        )
     targets = built_targets(bundle)
     for target in targets:
         record = read_engine_record(bundle, target)
@@ -59,7 +63,11 @@ def inspect_bundle(folder: Path, hashes: bool) -> Outcome:
         lines.append("engines  none (unipic2-edge build BUNDLE --target cpu makes start-up faster)")
     if hashes:
         lines.append(f"hashes   all {len(manifest.files)} files are as the manifest says")
-    result: dict[str, object] = {"manifest": msgspec.to_builtins(manifest), "engines": targets, "hashes_checked": hashes}
+    result: dict[str, object] = {
+        "manifest": msgspec.to_builtins(manifest),
+        "engines": targets,
+        "hashes_checked": hashes,
+    }
     return Outcome(result, lines)
 
 
@@ -94,7 +102,9 @@ def examine_machine() -> Outcome:
         state = found or f'not installed; pip install "unipic2-edge[{extra}]"'
         lines.append(f"  {name:<13} {state}  ({use})")
     ready = libraries["onnxruntime"] is not None
-    lines.append("this machine can serve bundles on its CPU" if ready else "no backend is installed that could serve a bundle")
+    lines.append(
+        "this machine can serve bundles on its CPU" if ready else "no backend is installed that could serve a bundle"
+    )
     return Outcome(result | {"can_serve": ready}, lines)
 
 

@@ -61,7 +61,8 @@ class PositionTable:
         """
         if max(rows, columns) > self.max_size:
             raise RequestError(
-                f"{columns}x{rows} patches are too many; the model knows {self.max_size} a side", "make a smaller picture"
+                f"{columns}x{rows} patches are too many; the model knows {self.max_size} a side",
+                "make a smaller picture",
             )
         top, left = (self.max_size - rows) // 2, (self.max_size - columns) // 2
         if "table" in self._tensors:

@@ -23,7 +23,11 @@ from .settings import Task, save_picture
 def generate_pictures(arguments: argparse.Namespace) -> Outcome:
     """`generate`: the prompt's pictures."""
     size = _size(arguments.size)
-    return _make(arguments, "generate", lambda pipeline, options: pipeline.generate(arguments.prompt, **size, **options))
+    return _make(
+        arguments,
+        "generate",
+        lambda pipeline, options: pipeline.generate(arguments.prompt, **size, **options),
+    )
 
 
 def edit_pictures(arguments: argparse.Namespace) -> Outcome:
@@ -63,7 +67,8 @@ def _make(arguments: argparse.Namespace, task: Task, work: Callable[[Pipeline, d
     lines = [f"{path}  seed {settings.seed}" for path, settings in zip(paths, result.settings, strict=True)]
     lines.append(f"{result.seconds['total']:.2f} s, {result.steps_done} steps")
     pictures = [
-        {"path": str(path), **msgspec.to_builtins(settings)} for path, settings in zip(paths, result.settings, strict=True)
+        {"path": str(path), **msgspec.to_builtins(settings)}
+        for path, settings in zip(paths, result.settings, strict=True)
     ]
     return Outcome({"pictures": pictures, "seconds": result.seconds}, lines)
 

@@ -38,7 +38,7 @@ from .request import (
 )
 from .result import Result, Stopwatch
 from .scheduler import FlowMatchEuler, euler_step
-from .settings import PictureSettings, Reference, Task
+from .settings import PictureSettings, Reference
 from .tokens import open_text, open_tokenizers
 
 Floats = NDArray[np.float32]
@@ -185,9 +185,7 @@ class Pipeline:
             raise RequestError("the pictures have different shapes", "edit them one by one, or give height and width")
         return sizes.pop()
 
-    def _run(
-        self, request: Request, pictures: list[Image.Image] | None, callback: StepCallback | None
-    ) -> Result:
+    def _run(self, request: Request, pictures: list[Image.Image] | None, callback: StepCallback | None) -> Result:
         """Text → (reference →) sampling → decoding; every stage timed."""
         self.interrupt = False
         watch = Stopwatch()

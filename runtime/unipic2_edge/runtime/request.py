@@ -145,7 +145,8 @@ def pick_prompts(prompt: str | Sequence[str], num_images: int) -> tuple[str, ...
         raise RequestError("the prompt is empty", "say in words what to make")
     if len(prompts) * num_images > MAX_PICTURES:
         raise RequestError(
-            f"{len(prompts) * num_images} pictures are too many in one batch", f"ask for at most {MAX_PICTURES}"
+            f"{len(prompts) * num_images} pictures are too many in one batch",
+            f"ask for at most {MAX_PICTURES}",
         )
     return tuple(text for text in prompts for _ in range(num_images))
 
@@ -160,7 +161,8 @@ def pick_negative_prompts(negative: str | Sequence[str] | None, default: str, co
         return (default if negative is None else negative,) * count
     if len(negative) != count:
         raise RequestError(
-            f"there are {len(negative)} negative prompts for {count} pictures", "give one, or one for each picture"
+            f"there are {len(negative)} negative prompts for {count} pictures",
+            "give one, or one for each picture",
         )
     return tuple(negative)
 

@@ -19,7 +19,13 @@ Floats = NDArray[np.float32]
 
 _CLASS = "FlowMatchEulerDiscreteScheduler"
 #: diffusers' options that change the schedule or the step and are not computed here.
-_REFUSED = ("invert_sigmas", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "stochastic_sampling")
+_REFUSED = (
+    "invert_sigmas",
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "stochastic_sampling",
+)
 
 
 class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +70,8 @@ class FlowMatchEuler:
         refused = [option for option in _REFUSED if raw.get(option)]
         if refused:
             raise BundleError(
-                f"the scheduler option {refused[0]} is not supported", "set it to false in the checkpoint's scheduler"
+                f"the scheduler option {refused[0]} is not supported",
+                "set it to false in the checkpoint's scheduler",
             )
         return cls(config)
 

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle, Graph, TensorSpec
@@ -137,7 +136,10 @@ def _check_tensor(graph: Graph, spec: TensorSpec, value: Array, named: dict[str,
     for expected, found in zip(spec.shape, value.shape, strict=True):
         wanted = named.setdefault(expected, found) if isinstance(expected, str) else expected
         if wanted != found:
-            raise _misfit(graph, f"takes {spec.name} as {_shape(spec.shape)} with {expected} = {wanted}, not {_shape(value.shape)}")
+            raise _misfit(
+                graph,
+                f"takes {spec.name} as {_shape(spec.shape)} with {expected} = {wanted}, not {_shape(value.shape)}",
+            )
 
 
 def _misfit(graph: Graph, what: str) -> RequestError:

@@ -65,7 +65,10 @@ class AutoencoderStage:
     def samples(self, folder: Path, step: int) -> dict[str, float]:
         """Reconstruct unseen scenes; the share that the verifier reads back as they were, and PSNR in dB."""
         scenes, pictures, decoded = self._reconstructions(_EVALUATED)
-        save_grid(folder / f"step-{step:07d}.png", [x for pair in zip(pictures[:32], decoded[:32], strict=True) for x in pair])
+        save_grid(
+            folder / f"step-{step:07d}.png",
+            [x for pair in zip(pictures[:32], decoded[:32], strict=True) for x in pair],
+        )
         passed = [scene_reads_back(scene, picture).right for scene, picture in zip(scenes, decoded, strict=True)]
         error = np.mean([(p.astype(float) - d.astype(float)) ** 2 for p, d in zip(pictures, decoded, strict=True)])
         return {"passed": float(np.mean(passed)), "psnr": 10 * math.log10(255**2 / max(float(error), 1e-9))}

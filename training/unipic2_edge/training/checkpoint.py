@@ -90,10 +90,16 @@ class Checkpoint:
         checkpoint = cls(folder)
         present = [part for part in PARTS if checkpoint.has(part)]
         if not present:
-            raise CheckpointError(f"{folder} is not a checkpoint: it has none of {', '.join(MODELS)}", "give a folder in the diffusers layout")
+            raise CheckpointError(
+                f"{folder} is not a checkpoint: it has none of {', '.join(MODELS)}",
+                "give a folder in the diffusers layout",
+            )
         missing = [part for part in PARTS if part not in present]
         if missing and not partial:
-            raise CheckpointError(f"{folder} lacks {', '.join(missing)}", "complete the checkpoint, or choose components that are there")
+            raise CheckpointError(
+                f"{folder} lacks {', '.join(missing)}",
+                "complete the checkpoint, or choose components that are there",
+            )
         return checkpoint
 
     def path(self, part: str) -> Path:
@@ -103,7 +109,9 @@ class Checkpoint:
             CheckpointError: the checkpoint lacks it.
         """
         if not self.has(part):
-            raise CheckpointError(f"{self.folder} lacks {part}", "complete the checkpoint, or choose components that are there")
+            raise CheckpointError(
+                f"{self.folder} lacks {part}", "complete the checkpoint, or choose components that are there"
+            )
         return self.folder / part
 
     def has(self, part: str) -> bool:
@@ -188,14 +196,21 @@ class Checkpoint:
 
     def _files(self) -> list[Path]:
         found = [path for part in PARTS for path in sorted((self.folder / part).glob("*")) if path.is_file()]
-        return [path for path in [*found, self.folder / "defaults.json"] if path.suffix in (".json", ".safetensors", ".model", ".txt") and path.is_file()]
+        return [
+            path
+            for path in [*found, self.folder / "defaults.json"]
+            if path.suffix in (".json", ".safetensors", ".model", ".txt") and path.is_file()
+        ]
 
     def _load(self, kind: Any, part: str, **options: Any) -> Any:
         path = self.path(part)
         try:
             return kind.from_pretrained(path, use_safetensors=True, **options).eval()
         except Exception as error:  # the libraries raise many kinds for damaged files
-            raise CheckpointError(f"{part} of {self.folder} cannot be loaded: {_first_line(error)}", "fetch or make this part again") from error
+            raise CheckpointError(
+                f"{part} of {self.folder} cannot be loaded: {_first_line(error)}",
+                "fetch or make this part again",
+            ) from error
 
 
 def position_table(config: dict[str, Any]) -> torch.Tensor:
@@ -247,7 +262,10 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 def _publishing(folder: Path) -> Iterator[Path]:
     """A temporary sibling that is fsynced and renamed to `folder` when the block ends well."""
     if folder.exists() and any(folder.iterdir()):
-        raise OutputError(f"{folder} exists already and is not empty", "give another output folder, or remove this one first")
+        raise OutputError(
+            f"{folder} exists already and is not empty",
+            "give another output folder, or remove this one first",
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
     try:

@@ -21,7 +21,11 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a .toml file, or the name of one in training/recipes/")
     parser.add_argument("--output", metavar="DIR", help="where the run's state, logs, samples and result go")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a field, e.g. schedule.steps=1000"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a field, e.g. schedule.steps=1000",
     )
 
 
@@ -44,14 +48,21 @@ def train(arguments: argparse.Namespace) -> Outcome:
     scores = Trainer(recipe, make_stage(recipe, output), output, progress=not arguments.quiet).run()
     lines = [f"{recipe.name}: {recipe.schedule.steps} steps done, in {output}"]
     lines += [f"  {name}: {value:.4g}" for name, value in scores.items()]
-    return Outcome({"recipe": recipe.name, "output": str(output), "steps": recipe.schedule.steps, "scores": scores}, lines)
+    return Outcome(
+        {"recipe": recipe.name, "output": str(output), "steps": recipe.schedule.steps, "scores": scores},
+        lines,
+    )
 
 
 def init_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `init`."""
     parser.add_argument("config", metavar="CONFIG", help="unipic2-sd3.5m-kontext, shapes-kontext or tiny-kontext")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="the folder to write")
-    parser.add_argument("--components", metavar="A,B", help="only these of transformer, vae, text_encoder, text_encoder_2, text_encoder_3")
+    parser.add_argument(
+        "--components",
+        metavar="A,B",
+        help="only these of transformer, vae, text_encoder, text_encoder_2, text_encoder_3",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
 
@@ -72,5 +83,9 @@ def init(arguments: argparse.Namespace) -> Outcome:
     dtype = getattr(torch, arguments.dtype)
     checkpoint = init_checkpoint(arguments.config, arguments.checkpoint, components, arguments.seed, dtype)
     size = sum(path.stat().st_size for path in checkpoint.folder.rglob("*") if path.is_file())
-    result: dict[str, object] = {"checkpoint": str(checkpoint.folder), "components": list(components), "bytes": size}
+    result: dict[str, object] = {
+        "checkpoint": str(checkpoint.folder),
+        "components": list(components),
+        "bytes": size,
+    }
     return Outcome(result, [f"{checkpoint.folder}: random {arguments.config}, {size / 1e6:.1f} MB"])

@@ -20,7 +20,11 @@ class TextConditioner(nn.Module):
         text_encoder_3: T5EncoderModel,
     ) -> None:
         super().__init__()
-        self.text_encoder, self.text_encoder_2, self.text_encoder_3 = text_encoder, text_encoder_2, text_encoder_3
+        self.text_encoder, self.text_encoder_2, self.text_encoder_3 = (
+            text_encoder,
+            text_encoder_2,
+            text_encoder_3,
+        )
 
     def forward(self, ids: TokenIds) -> tuple[Tensor, Tensor]:
         """No attention mask anywhere: SD3 attends to padding, in the encoders and in the denoiser."""

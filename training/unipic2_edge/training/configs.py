@@ -123,8 +123,13 @@ _SHAPES = KontextConfig(
 
 #: Random-weight smallest form, for tests: every code path, a tenth of a second.
 _TINY = KontextConfig(
-    transformer=_SHAPES.transformer | {"num_layers": 2, "num_attention_heads": 1, "caption_projection_dim": 64,
-                                       "dual_attention_layers": (0,)},
+    transformer=_SHAPES.transformer
+    | {
+        "num_layers": 2,
+        "num_attention_heads": 1,
+        "caption_projection_dim": 64,
+        "dual_attention_layers": (0,),
+    },
     vae=_vae((8, 8, 16), 8, 64, 1, 4) | {"scaling_factor": 1.5305, "shift_factor": 0.0609},
     text_encoder=_clip(64, 2, 2, 17, 768, "quick_gelu", 64),
     text_encoder_2=_clip(128, 2, 2, 17, 768, "gelu", 128),

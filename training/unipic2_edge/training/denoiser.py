@@ -14,8 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .autoencoder import to_pictures, to_tensor
 from .checkpoint import Checkpoint, save_checkpoint
-from .configs import KONTEXT
 from .conditioning import TokenIds
+from .configs import KONTEXT
 from .flow import sample, sigmas_for_training
 from .grids import save_grid
 from .latent_shards import LatentShards
@@ -146,7 +146,12 @@ class DenoiserStage:
     def finish(self, output: Path) -> None:
         """Write the whole checkpoint, frozen parts included, to `<output>/checkpoint`."""
         canvas = self.canvases[0]
-        common = {"height": canvas.height, "width": canvas.width, "num_inference_steps": _STEPS, "guidance_scale": _GUIDANCE}
+        common = {
+            "height": canvas.height,
+            "width": canvas.width,
+            "num_inference_steps": _STEPS,
+            "guidance_scale": _GUIDANCE,
+        }
         defaults = self.checkpoint.defaults() or {"generate": common, "edit": common}
         parts = {"transformer": copy.deepcopy(self.model).float()}
         if not self.checkpoint.has("scheduler"):
@@ -161,7 +166,11 @@ def initialise(model: KontextTransformer) -> None:
     """DiT's initialisation (arXiv 2212.09748, §3.2): Xavier, and every block starts as the identity."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
-            if name.endswith("norm1.linear") or name.endswith("norm1_context.linear") or name in ("norm_out.linear", "proj_out"):
+            if (
+                name.endswith("norm1.linear")
+                or name.endswith("norm1_context.linear")
+                or name in ("norm_out.linear", "proj_out")
+            ):
                 nn.init.zeros_(module.weight)
             elif "timestep_embedder" in name:
                 nn.init.normal_(module.weight, std=0.02)

@@ -36,15 +36,18 @@ def sample(
 ) -> Tensor:
     """Integrate from noise [B, C, h, w] to clean latents.
 
-    `context` [2B, L, J] and `pooled` [2B, P] hold the negative rows first; v = v_neg + guidance·(v − v_neg).
+    With guidance over 1, `context` [2B, L, J] and `pooled` [2B, P] hold the negative rows first, and
+    v = v_neg + guidance·(v − v_neg) (classifier-free guidance, arXiv 2207.12598); else they have B rows.
     """
     scheduler.set_timesteps(steps, device=noise.device)
+    copies = 2 if guidance > 1 else 1
     latents = noise
-    doubled = None if reference is None else torch.cat([reference, reference])
+    references = None if reference is None else torch.cat([reference] * copies)
     for timestep in scheduler.timesteps:
-        times = timestep.expand(2 * len(noise))
-        both = model(torch.cat([latents, latents]), context, pooled, times, doubled, return_dict=False)[0]
-        negative, positive = both.float().chunk(2)
-        velocity = negative + guidance * (positive - negative)
+        times = timestep.expand(copies * len(noise))
+        velocity = model(torch.cat([latents] * copies), context, pooled, times, references, return_dict=False)[0]
+        if guidance > 1:
+            negative, positive = velocity.chunk(2)
+            velocity = negative + guidance * (positive - negative)
         latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
     return latents

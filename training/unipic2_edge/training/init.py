@@ -47,10 +47,15 @@ def init_checkpoint(
     config = KONTEXT[name]
     texts = list(_texts())
     parts: dict[str, Any] = {
-        component: _Model(component, config, dtype, seed + index) for index, component in enumerate(MODELS) if component in components
+        component: _Model(component, config, dtype, seed + index)
+        for index, component in enumerate(MODELS)
+        if component in components
     }
     parts["scheduler"] = FlowMatchEulerDiscreteScheduler(**config.scheduler)
-    for part, encoder, pad in (("tokenizer", config.text_encoder, "<|endoftext|>"), ("tokenizer_2", config.text_encoder_2, "!")):
+    for part, encoder, pad in (
+        ("tokenizer", config.text_encoder, "<|endoftext|>"),
+        ("tokenizer_2", config.text_encoder_2, "!"),
+    ):
         parts[part] = clip_tokenizer(texts, encoder["vocab_size"], encoder["max_position_embeddings"], pad)
     parts["tokenizer_3"] = t5_tokenizer(texts, config.text_encoder_3["vocab_size"], config.t5_length)
     return save_checkpoint(folder, defaults=_defaults(config), **parts)

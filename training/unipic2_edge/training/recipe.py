@@ -148,7 +148,9 @@ def _check(recipe: Recipe, path: Path) -> None:
         "schedule.steps must be positive": recipe.schedule.steps < 1,
         "batch_size must be positive": recipe.batch_size < 1,
         "data.size_weights needs one weight a size": len(recipe.data.sizes) != len(recipe.data.size_weights),
-        "data.sizes must be multiples of 32": any(side % 32 or side < 32 for size in recipe.data.sizes for side in size),
+        "data.sizes must be multiples of 32": any(
+            side % 32 or side < 32 for size in recipe.data.sizes for side in size
+        ),
         "data.edit_share must be within 0…1": not 0 <= recipe.data.edit_share <= 1,
         "data.prompt_dropout must be within 0…1": not 0 <= recipe.data.prompt_dropout <= 1,
     }

@@ -37,7 +37,11 @@ class TextEncoders(nn.Module):
         self.text_encoder_2 = CLIPTextModelWithProjection(CLIPTextConfig(**sizes.text_encoder_2))
         self.text_encoder_3 = T5EncoderModel(T5Config(**sizes.text_encoder_3))
         answers = sum(len(values) for values in FIELDS.values())
-        widths = (sizes.text_encoder["projection_dim"], sizes.text_encoder_2["projection_dim"], sizes.text_encoder_3["d_model"])
+        widths = (
+            sizes.text_encoder["projection_dim"],
+            sizes.text_encoder_2["projection_dim"],
+            sizes.text_encoder_3["d_model"],
+        )
         self.readers = nn.ModuleList(nn.Linear(width, answers) for width in widths)
 
     def forward(self, ids: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:

@@ -29,8 +29,13 @@ def build_tokenizers(corpus: Iterable[str], folder: Path, config: KontextConfig)
         WorkError: the corpus has more words than the config's vocabularies have room for.
     """
     texts = list(corpus)
-    for name, encoder, pad in (("tokenizer", config.text_encoder, _END), ("tokenizer_2", config.text_encoder_2, _BIG_PAD)):
-        clip_tokenizer(texts, encoder["vocab_size"], encoder["max_position_embeddings"], pad).save_pretrained(folder / name)
+    for name, encoder, pad in (
+        ("tokenizer", config.text_encoder, _END),
+        ("tokenizer_2", config.text_encoder_2, _BIG_PAD),
+    ):
+        clip_tokenizer(texts, encoder["vocab_size"], encoder["max_position_embeddings"], pad).save_pretrained(
+            folder / name
+        )
     t5_tokenizer(texts, config.text_encoder_3["vocab_size"], config.t5_length).save_pretrained(folder / "tokenizer_3")
 
 
@@ -50,7 +55,11 @@ def _byte_pairs(texts: list[str], room: int) -> tuple[dict[str, int], list[tuple
     alphabet = [*letters, *(letter + _WORD_END for letter in letters)]
     trained = Tokenizer(models.BPE(end_of_word_suffix=_WORD_END))
     trained.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(" ", "removed"), pre_tokenizers.Punctuation(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Split(" ", "removed"),
+            pre_tokenizers.Punctuation(),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     trainer = trainers.BpeTrainer(vocab_size=100_000, end_of_word_suffix=_WORD_END, show_progress=False)
     words = sorted({word for text in texts for word in text.lower().split()})
@@ -58,7 +67,9 @@ def _byte_pairs(texts: list[str], room: int) -> tuple[dict[str, int], list[tuple
     merges = _merges_of(trained)
     tokens = [*alphabet, *("".join(pair) for pair in merges)]  # only a pair's right half can end a word
     if len(tokens) > room:
-        raise WorkError(f"the corpus needs {len(tokens)} tokens, the vocabulary has room for {room}", "raise vocab_size")
+        raise WorkError(
+            f"the corpus needs {len(tokens)} tokens, the vocabulary has room for {room}", "raise vocab_size"
+        )
     tokens += [f"<|unused{index}|>" for index in range(len(tokens), room)]
     return {token: index for index, token in enumerate(tokens)}, merges
 
@@ -79,5 +90,8 @@ def t5_tokenizer(texts: list[str], vocab_size: int, length: int) -> T5Tokenizer:
     characters = [chr(code) for code in range(33, 127)]
     pieces += [(character, -3.0 if character == "," else -14.0) for character in characters]
     if len(pieces) > vocab_size:
-        raise WorkError(f"the corpus needs {len(pieces)} pieces, the vocabulary has room for {vocab_size}", "raise vocab_size")
+        raise WorkError(
+            f"the corpus needs {len(pieces)} pieces, the vocabulary has room for {vocab_size}",
+            "raise vocab_size",
+        )
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=length)

@@ -20,7 +20,6 @@ import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
@@ -92,7 +91,8 @@ class Trainer:
             if self._stop:
                 self._save_state()
                 raise InterruptedWorkError(
-                    f"training stopped at step {self.step}", "the state is saved; the same command goes on from there"
+                    f"training stopped at step {self.step}",
+                    "the state is saved; the same command goes on from there",
                 )
         self._save_state()
         return self._finish()
@@ -100,7 +100,10 @@ class Trainer:
     def _loop(self, log: SummaryWriter) -> None:
         steps, every = self.recipe.schedule.steps, self.recipe.logging
         bar = tqdm(
-            total=steps, initial=self.step, disable=not self.progress or not self.accelerator.is_main_process, unit="step"
+            total=steps,
+            initial=self.step,
+            disable=not self.progress or not self.accelerator.is_main_process,
+            unit="step",
         )
         with bar:
             while self.step < steps and not self._stop:
@@ -131,7 +134,10 @@ class Trainer:
                 for name, value in {"loss": float(loss.detach()), **metrics}.items():
                     sums[name] = sums.get(name, 0.0) + value / count
         if not math.isfinite(sums["loss"]):
-            raise WorkError(f"the loss is {sums['loss']} at step {self.step}", "lower the learning rate; the last state is kept")
+            raise WorkError(
+                f"the loss is {sums['loss']} at step {self.step}",
+                "lower the learning rate; the last state is kept",
+            )
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.max_grad_norm)
         for optimizer in self.optimizers:
             optimizer.step()

@@ -153,9 +153,7 @@ def training_caption(scene: Scene, rng: np.random.Generator) -> Caption | None:
     return None
 
 
-def evaluation_captions(
-    count: int, canvas: Canvas, seed: int, combinations: bool = False
-) -> list[Caption]:
+def evaluation_captions(count: int, canvas: Canvas, seed: int, combinations: bool = False) -> list[Caption]:
     """`count` captions that training never samples, the six tasks in turn.
 
     With `combinations` every caption names a held-out colour-shape combination instead (so the tasks that name

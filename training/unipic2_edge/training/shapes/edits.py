@@ -8,7 +8,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .captions import Wanted, held_out_text, holds, phrase
-from .scene import BACKGROUNDS, COLORS, GRID, SHAPES, Canvas, Cell, Object, Scene, choose, sample_object, sample_scene
+from .scene import (
+    BACKGROUNDS,
+    COLORS,
+    GRID,
+    SHAPES,
+    Canvas,
+    Cell,
+    Object,
+    Scene,
+    choose,
+    sample_object,
+    sample_scene,
+)
 
 KINDS = ("recolor", "add", "remove", "move", "replace", "background")
 DIRECTIONS = ("left", "right", "top", "bottom")
@@ -134,9 +146,7 @@ def _replace(scene: Scene, rng: np.random.Generator) -> Edit | None:
 
 def _background(scene: Scene, rng: np.random.Generator) -> Edit:
     background = _other(rng, list(BACKGROUNDS), scene.background)
-    return Edit(
-        f"change the background to {background}", "background", scene, replace(scene, background=background)
-    )
+    return Edit(f"change the background to {background}", "background", scene, replace(scene, background=background))
 
 
 _MAKERS: dict[str, Callable[[Scene, np.random.Generator], Edit | None]] = dict(

@@ -74,7 +74,11 @@ class Object:
     def placed(self, canvas: Canvas) -> tuple[float, float, float]:
         """Centre x, centre y and radius in canvas pixels."""
         x, y = canvas.cell_center(self.cell)
-        return x + self.offset[0] * canvas.scale, y + self.offset[1] * canvas.scale, self.radius * canvas.scale
+        return (
+            x + self.offset[0] * canvas.scale,
+            y + self.offset[1] * canvas.scale,
+            self.radius * canvas.scale,
+        )
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,8 @@ def _read_object(
     near = ndimage.binary_dilation(mask[rows, columns], iterations=2)
     alpha = np.clip((pixels[rows, columns] - ground) @ span / float(span @ span), 0.0, 1.0) * near  # [h, w]
     seen = max(
-        (_fit(shape, color, alpha, columns.start, rows.start) for shape in SHAPES), key=lambda fit: fit.overlap
+        (_fit(shape, color, alpha, columns.start, rows.start) for shape in SHAPES),
+        key=lambda fit: fit.overlap,
     )
     if seen.overlap < MIN_OVERLAP:
         return f"an object has none of the five shapes (nearest: {seen.shape}, overlap {seen.overlap:.2f})"
@@ -262,7 +263,8 @@ def _kept_difference(picture: Picture, source: Picture, edit: Edit, reading: Rea
 
 def _is_added(seen: Seen, edit: Edit) -> bool:
     return any(
-        (seen.shape, seen.color) == (thing.shape, thing.color) and _stands_for(seen, thing, edit) for thing in edit.added
+        (seen.shape, seen.color) == (thing.shape, thing.color) and _stands_for(seen, thing, edit)
+        for thing in edit.added
     )
 
 

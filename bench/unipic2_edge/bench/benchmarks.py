@@ -1,0 +1,118 @@
+"""The benchmarks behind `bench KIND`: arguments in, a report out."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+from unipic2_edge.runtime.bundle import Bundle
+from unipic2_edge.runtime.errors import RequestError
+from unipic2_edge.runtime.pipeline import Pipeline
+from unipic2_edge.runtime.progress import progress
+from unipic2_edge.runtime.request import task_defaults
+
+from .quality import Settings, batches, editing_quality, generation_quality, score_record
+from .results import Report
+
+
+def bench_quality(arguments: argparse.Namespace) -> Report:
+    """Scores of both tasks, and of generation on held-out combinations, with 95 % intervals."""
+    pipeline = Pipeline.load(arguments.bundle)
+    settings = _settings(pipeline, arguments)
+    with progress(3 * batches(settings.prompts), "batch", arguments) as advance:
+        scores = {
+            "generation": generation_quality(pipeline, settings, done=advance).score,
+            "editing": editing_quality(pipeline, settings, done=advance).score,
+            "held-out combinations": generation_quality(pipeline, settings, True, advance).score,
+        }
+    lines = []
+    for name, score in scores.items():
+        low, high = score.interval
+        lines.append(f"{name}: {score.mean:.3f} (95 % of all pictures: {low:.3f}–{high:.3f})")
+        lines += [f"  {task:<18} {score.right[task]:4d} / {score.total[task]}" for task in score.total]
+    results: dict[str, object] = {name: score_record(score) for name, score in scores.items()}
+    return Report("quality", _record(arguments, pipeline, settings), results, lines)
+
+
+def bench_compare(arguments: argparse.Namespace) -> Report:
+    """Agreement with PyTorch, and the ratio of both's seconds per picture."""
+    import torch
+    from unipic2_edge.training.checkpoint import Checkpoint
+    from unipic2_edge.training.pipeline import KontextPipeline
+
+    from .compare import compare
+
+    checkpoint = Checkpoint.open(arguments.checkpoint)
+    pipeline = Pipeline.load(arguments.bundle, threads=arguments.threads)
+    if checkpoint.sha256() != pipeline.manifest.source.sha256:
+        raise RequestError(f"{arguments.bundle} was not made from {arguments.checkpoint}", "give its own checkpoint")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    settings = _settings(pipeline, arguments)
+    with progress(2 * (settings.prompts + 1), "picture", arguments) as advance:
+        comparisons = compare(pipeline, KontextPipeline(checkpoint), settings, advance)
+    lines, results = [], {}
+    for made in comparisons:
+        results[made.task] = {
+            "latents_relative_error_max": made.latents_error,
+            "picture_psnr_min_db": "identical" if math.isinf(made.psnr) else round(made.psnr, 2),
+            "runtime_seconds": made.runtime_seconds.to_dict(),
+            "pytorch_eager_seconds": made.pytorch_seconds.to_dict(),
+            "speedup": made.ratio.to_dict(),
+        }
+        quality = "identical pictures" if math.isinf(made.psnr) else f"PSNR ≥ {made.psnr:.1f} dB"
+        lines.append(
+            f"{made.task}: {made.ratio.median:.2f}× faster than PyTorch eager (quartiles {made.ratio.low:.2f}–{made.ratio.high:.2f}): "
+            f"{made.runtime_seconds.median:.3f} s against {made.pytorch_seconds.median:.3f} s a picture; "
+            f"latents differ by ≤ {made.latents_error:.1e}, {quality}"
+        )
+    record = _record(arguments, pipeline, settings) | {
+        "torch_threads": torch.get_num_threads(),
+        "runtime_threads": arguments.threads,
+    }
+    return Report("compare", record, dict(results), lines)
+
+
+def bench_startup(arguments: argparse.Namespace) -> Report:
+    """Seconds of fresh processes."""
+    from .startup import measure_startup
+
+    bundle = Bundle(arguments.bundle)  # a wrong folder is said before the first run
+    if arguments.runs < 1:
+        raise RequestError(f"{arguments.runs} runs measure nothing", "use 1 or more")
+    with progress(3 * arguments.runs, "process", arguments) as advance:
+        measured = measure_startup(arguments.bundle, arguments.runs, arguments.steps, advance)
+    lines = [
+        f"{name}: {s.median:.3f} s (least {s.least:.3f}, most {s.most:.3f}, {s.count} runs)"
+        for name, s in measured.items()
+    ]
+    settings: dict[str, object] = {"bundle": bundle.manifest.name, "runs": arguments.runs, "steps": arguments.steps}
+    return Report("startup", settings, {name: s.to_dict() for name, s in measured.items()}, lines)
+
+
+def _settings(pipeline: Pipeline, arguments: argparse.Namespace) -> Settings:
+    if arguments.prompts < 1:
+        raise RequestError(f"{arguments.prompts} prompts measure nothing", "use 1 or more")
+    default = task_defaults(pipeline.manifest, "generate")
+    return Settings(
+        arguments.prompts,
+        arguments.steps or default.num_inference_steps,
+        default.guidance_scale if arguments.guidance is None else arguments.guidance,
+        arguments.seed,
+        default.width,
+        default.height,
+    )
+
+
+def _record(arguments: argparse.Namespace, pipeline: Pipeline, settings: Settings) -> dict[str, object]:
+    manifest = pipeline.manifest
+    return {
+        "bundle": manifest.name,
+        "source": manifest.source.sha256,
+        "recipe": manifest.recipe,
+        "prompts": settings.prompts,
+        "steps": settings.steps,
+        "guidance": settings.guidance,
+        "seed": settings.seed,
+        "size": f"{settings.width}x{settings.height}",
+    }

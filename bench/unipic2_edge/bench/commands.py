@@ -1,0 +1,67 @@
+"""bench's commands: `demo`, and `bench quality|compare|startup`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from unipic2_edge.runtime.cli import Outcome, add_common_arguments
+
+from .results import Report, write_report
+
+
+def demo_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `demo`."""
+    parser.add_argument("--workdir", metavar="DIR", type=Path, default=Path("demo-out"))
+
+
+def demo(arguments: argparse.Namespace) -> Outcome:
+    """Make the demo's pictures and report.
+
+    Raises:
+        UserError: see `run_demo`.
+    """
+    from unipic2_edge.runtime.progress import progress
+
+    from .demo import run_demo
+
+    with progress(5, "step", arguments) as advance:
+        record = run_demo(arguments.workdir, done=advance)
+    lines = [f"{arguments.workdir / 'report.html'}  (open it in a browser)", json.dumps(record["scores"], indent=1)]
+    return Outcome(record, lines)
+
+
+def bench_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `bench` and of its kinds."""
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    quality = kinds.add_parser("quality", help="scores on the shapes world, on unseen prompts")
+    quality.add_argument("--prompts", type=int, default=600, help="of each task (default: 600)")
+    compare = kinds.add_parser("compare", help="the runtime against the plain PyTorch pipeline, interleaved")
+    compare.add_argument("--checkpoint", metavar="DIR", type=Path, required=True)
+    compare.add_argument("--prompts", type=int, default=12, help="timed pictures of each task (default: 12)")
+    compare.add_argument("--threads", type=int, metavar="K", help="CPU threads of both (default: one per core)")
+    startup = kinds.add_parser("startup", help="fresh processes: --help, import, first picture")
+    startup.add_argument("--runs", type=int, default=7)
+    for kind in (quality, compare, startup):
+        kind.add_argument("bundle", metavar="BUNDLE", type=Path)
+        kind.add_argument("--steps", type=int, metavar="N", help="default: the bundle's")
+        kind.add_argument("-o", "--output", metavar="REPORT.json", type=Path, help="write the report here as well")
+        add_common_arguments(kind)
+    for kind in (quality, compare):
+        kind.add_argument("--guidance", type=float, metavar="G", help="default: the bundle's")
+        kind.add_argument("--seed", type=int, default=0)
+
+
+def bench(arguments: argparse.Namespace) -> Outcome:
+    """Run one benchmark and report it with its machine and settings.
+
+    Raises:
+        UserError: see the benchmark.
+    """
+    from . import benchmarks
+
+    report: Report = getattr(benchmarks, f"bench_{arguments.kind}")(arguments)
+    if arguments.output is not None:
+        write_report(arguments.output, report)
+    return Outcome(report.to_dict(), report.lines)

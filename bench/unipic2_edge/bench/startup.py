@@ -1,0 +1,51 @@
+"""`bench startup`: fresh processes, from nothing to the first picture."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from unipic2_edge.runtime.errors import WorkError
+
+from .statistics import Spread, spread
+
+_CLI = [sys.executable, "-m", "unipic2_edge.runtime.cli"]
+
+
+def measure_startup(
+    bundle: Path, runs: int, steps: int | None, done: Callable[[str], None] = lambda name: None
+) -> dict[str, Spread]:
+    """Seconds of `--help`, of importing the runtime, and of `generate` from process start to picture on disk.
+
+    Raises:
+        WorkError: a process failed.
+    """
+    samples: dict[str, list[float]] = {"help": [], "import": [], "first_picture": []}
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "first.png"
+        generate = [*_CLI, "generate", str(bundle), "a red circle", "-o", str(picture), "--force", "--seed", "1"]
+        if steps is not None:
+            generate += ["--steps", str(steps)]
+        commands = {
+            "help": [*_CLI, "--help"],
+            "import": [sys.executable, "-c", "import unipic2_edge.runtime.pipeline"],
+            "first_picture": generate,
+        }
+        for _ in range(runs):
+            for name, command in commands.items():  # interleaved: all share the machine's mood
+                samples[name].append(_seconds(command))
+                done(name)
+    return {name: spread(values) for name, values in samples.items()}
+
+
+def _seconds(command: list[str]) -> float:
+    start = time.perf_counter()
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - start
+    if finished.returncode:
+        raise WorkError(f"{' '.join(command[2:5])} failed: {finished.stderr.strip()}", "run the command by hand")
+    return seconds
