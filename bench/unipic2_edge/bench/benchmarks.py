@@ -37,6 +37,7 @@ def bench_quality(arguments: argparse.Namespace) -> Report:
 def bench_compare(arguments: argparse.Namespace) -> Report:
     """Agreement with PyTorch, and the ratio of both's seconds per picture."""
     import torch
+
     from unipic2_edge.training.checkpoint import Checkpoint
     from unipic2_edge.training.pipeline import KontextPipeline
 
@@ -62,7 +63,8 @@ def bench_compare(arguments: argparse.Namespace) -> Report:
         }
         quality = "identical pictures" if math.isinf(made.psnr) else f"PSNR ≥ {made.psnr:.1f} dB"
         lines.append(
-            f"{made.task}: {made.ratio.median:.2f}× faster than PyTorch eager (quartiles {made.ratio.low:.2f}–{made.ratio.high:.2f}): "
+            f"{made.task}: {made.ratio.median:.2f}× faster than PyTorch eager "
+            f"(quartiles {made.ratio.low:.2f}–{made.ratio.high:.2f}): "
             f"{made.runtime_seconds.median:.3f} s against {made.pytorch_seconds.median:.3f} s a picture; "
             f"latents differ by ≤ {made.latents_error:.1e}, {quality}"
         )

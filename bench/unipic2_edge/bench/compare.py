@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+
 from unipic2_edge.runtime.pipeline import Pipeline
 from unipic2_edge.training.pipeline import KontextPipeline
 from unipic2_edge.training.shapes.captions import evaluation_captions
@@ -61,7 +62,7 @@ def _compare_task(
     peer: KontextPipeline,
     settings: Settings,
     prompts: list[str],
-    sources: list[Picture | None] | list[Picture],
+    sources: Sequence[Picture | None],
     done: Callable[[str], None],
 ) -> Comparison:
     ours: list[float] = []

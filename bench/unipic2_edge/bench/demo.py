@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
 from unipic2_edge.engines.cpu import build_cpu
 from unipic2_edge.engines.targets import find_target
 from unipic2_edge.runtime.bundle import Bundle
@@ -22,7 +23,7 @@ from unipic2_edge.runtime.settings import save_picture
 from unipic2_edge.training.shapes.captions import TASKS, Caption, Wanted
 from unipic2_edge.training.shapes.scene import Canvas
 from unipic2_edge.training.shapes.scores import Score
-from unipic2_edge.training.shapes.verifier import Verdict, judge_generation
+from unipic2_edge.training.shapes.verifier import judge_generation
 
 from .machine import machine
 from .quality import Edited, Generated, Settings, editing_quality, generation_quality, score_record
@@ -195,7 +196,10 @@ def _write_report(
     settings: Settings,
 ) -> None:
     canvas = Canvas(settings.width, settings.height)
-    lead = f"{canvas.width}×{canvas.height} pixels, {settings.steps} steps, guidance {settings.guidance:g}, on the CPU, without PyTorch."
+    lead = (
+        f"{canvas.width}×{canvas.height} pixels, {settings.steps} steps, guidance {settings.guidance:g}, "
+        "on the CPU, without PyTorch."
+    )
     edits = [
         Shown(edit.text, picture, verdict, source)
         for edit, picture, verdict, source in zip(

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
+
 from unipic2_edge.runtime.pipeline import Pipeline
 from unipic2_edge.training.shapes.captions import Caption, evaluation_captions
 from unipic2_edge.training.shapes.edits import Edit, evaluation_edits
@@ -13,8 +15,6 @@ from unipic2_edge.training.shapes.render import Picture, render
 from unipic2_edge.training.shapes.scene import Canvas
 from unipic2_edge.training.shapes.scores import Score, score_edits, score_generation
 from unipic2_edge.training.shapes.verifier import Verdict
-
-from PIL import Image
 
 _BATCH = 16
 PROMPT_SEED = 2024  # of the evaluation sets; training's own looks use another

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+
 from unipic2_edge.training.shapes.render import Picture
 from unipic2_edge.training.shapes.verifier import Verdict
 

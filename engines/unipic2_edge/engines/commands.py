@@ -43,18 +43,20 @@ def build(arguments: argparse.Namespace) -> Outcome:
     for target in targets:
         with progress(len(graphs), "graph", arguments) as advance:
             made = build_cpu(bundle, target, arguments.threads, advance)
-        size = sum(
-            graph.bytes + sum(entry.bytes for entry in graph.data.values()) for graph in made.record.graphs.values()
-        )
+        record = made.record
+        size = sum(graph.bytes for graph in record.graphs.values())
         state = "already built" if made.cached else "built"
         lines.append(
-            f"{target.name}: {state}, {len(made.record.graphs)} engines, {size / 1e6:.1f} MB, {made.record.backend} {made.record.backend_version}"
+            f"{target.name}: {state}, {len(record.graphs)} engines, {size / 1e6:.2f} MB beside the weights, "
+            f"{record.backend} {record.backend_version}"
         )
         result[target.name] = {
             "cached": made.cached,
-            "engines": sorted(made.record.graphs),
+            "engines": sorted(record.graphs),
             "bytes": size,
-            "backend": made.record.backend,
+            "backend": record.backend,
+            "backend_version": record.backend_version,
+            "settings": record.settings,
         }
     return Outcome({"bundle": str(arguments.bundle), "targets": result}, lines)
 

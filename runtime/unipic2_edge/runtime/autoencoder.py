@@ -1,4 +1,4 @@
-"""The VAE's host half: scaling of the latent space, the reference's mode or sample, decoding in bounded pieces."""
+"""The VAE's host half: the latent space's scaling, the reference's mode or sample, work in bounded pieces."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Autoencoder:
         self._sessions, self._space = sessions, space
 
     def encode(self, images: Floats, noise: Floats | None = None) -> Floats:
-        """Pictures [B, 3, H, W] in [-1, 1] → latents [B, C, h, w] ([n, C, h, w] for B = 1 and n rows of noise).
+        """Pictures [B, 3, H, W] in [-1, 1] → latents [B, C, h, w]; [n, C, h, w] for B = 1 and n rows of noise.
 
         Args:
             images: the pictures.

@@ -33,21 +33,21 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Base of everything in the manifest: immutable, and strict about unknown fields."""
 
 
-class FileEntry(Record):
+class FileEntry(Record, frozen=True):
     """One file of the bundle: its size and the SHA-256 of its bytes."""
 
     sha256: str
     bytes: int
 
 
-class Source(Record):
+class Source(Record, frozen=True):
     """The checkpoint a bundle was made from: its name and the hash over its weights and configs."""
 
     name: str
     sha256: str
 
 
-class TensorSpec(Record):
+class TensorSpec(Record, frozen=True):
     """One input or output of a graph; a named dimension is dynamic."""
 
     name: str
@@ -55,7 +55,7 @@ class TensorSpec(Record):
     shape: tuple[int | str, ...]
 
 
-class Graph(Record):
+class Graph(Record, frozen=True):
     """One ONNX graph: where it stands, whose weights it reads, and its signature."""
 
     file: str
@@ -64,7 +64,7 @@ class Graph(Record):
     outputs: tuple[TensorSpec, ...]
 
 
-class Component(Record):
+class Component(Record, frozen=True):
     """One part of the model (denoiser, vae, text_encoder, …): its precision and its weights."""
 
     precision: str
@@ -72,7 +72,7 @@ class Component(Record):
     parameters: int
 
 
-class Latents(Record):
+class Latents(Record, frozen=True):
     """The latent space: z = (encoded − shift) · scaling, `factor` image pixels per latent pixel."""
 
     channels: int
@@ -82,8 +82,8 @@ class Latents(Record):
     shift_factor: float
 
 
-class Positions(Record):
-    """The position table on the host: `separable` stores x [max, D/2] and y [max, D/2], `table` [max, max, D]."""
+class Positions(Record, frozen=True):
+    """The position table on the host: `separable` stores x and y [max, D/2], `table` [max, max, D]."""
 
     file: str
     kind: Literal["separable", "table"]
@@ -91,7 +91,7 @@ class Positions(Record):
     dim: int
 
 
-class TokenizerEntry(Record):
+class TokenizerEntry(Record, frozen=True):
     """One tokenizer.json with its fixed length in tokens and its pad id."""
 
     file: str
@@ -99,15 +99,15 @@ class TokenizerEntry(Record):
     pad_id: int
 
 
-class TextConditioning(Record):
-    """How CLIP, CLIP with projection and T5 make context [B, L, dim] and pooled [B, pooled_dim] (SD3 §text)."""
+class TextConditioning(Record, frozen=True):
+    """How the two CLIPs and T5 make context [B, L, context_dim] and pooled [B, pooled_dim]."""
 
     tokenizers: dict[str, TokenizerEntry]  # keyed by graph: text_encoder, text_encoder_2, text_encoder_3
     context_dim: int
     pooled_dim: int
 
 
-class TaskDefaults(Record):
+class TaskDefaults(Record, frozen=True):
     """What a task uses when the caller says nothing."""
 
     height: int
@@ -117,7 +117,7 @@ class TaskDefaults(Record):
     negative_prompt: str = ""
 
 
-class Manifest(Record):
+class Manifest(Record, frozen=True):
     """`bundle.json`: everything the runtime must know, and the hash of everything it will open."""
 
     format_version: int
@@ -137,13 +137,13 @@ class Manifest(Record):
 
 
 class _Header(msgspec.Struct):
-    """The one field that tells a bundle from foreign JSON, and its version, before anything strict is tried."""
+    """The one field that tells a bundle from foreign JSON, and its version, before strict decoding."""
 
     format_version: int
 
 
 class Bundle:
-    """A bundle opened for reading: its manifest, and its files, each handed out only after its hash was checked.
+    """A bundle opened for reading: its manifest, and its files, handed out after their hashes were checked.
 
     Args:
         folder: the bundle's folder.
@@ -229,7 +229,7 @@ def read_manifest(folder: Path) -> Manifest:
     _check_version(folder, data)
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BundleError(f"{folder / MANIFEST} is damaged: {error}", "export the checkpoint again") from error
     _check_references(folder, manifest)
     return manifest
@@ -250,7 +250,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def _check_version(folder: Path, data: bytes) -> None:
     try:
         version = msgspec.json.decode(data, type=_Header).format_version
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BundleError(
             f"{folder / MANIFEST} is not a bundle manifest: {error}",
             "give the folder that `unipic2-edge export` wrote, or export the checkpoint again",

@@ -19,14 +19,14 @@ ENGINES = "engines"
 RECORD = "engine.json"
 
 
-class CompiledFrom(Record):
+class CompiledFrom(Record, frozen=True):
     """The SHA-256 of the graph and of the weights an engine was compiled from."""
 
     graph: str
     weights: str
 
 
-class EngineGraph(Record):
+class EngineGraph(Record, frozen=True):
     """One compiled graph: its bare file name in the target's folder, its hash, its origin.
 
     `data` holds further files the engine reads (external initialisers), by bare file name; when it is empty,
@@ -40,7 +40,7 @@ class EngineGraph(Record):
     data: dict[str, FileEntry] = msgspec.field(default_factory=dict)
 
 
-class EngineRecord(Record):
+class EngineRecord(Record, frozen=True):
     """`engine.json`: one target's compiled graphs, the backend and settings that made them."""
 
     target: str
@@ -71,7 +71,7 @@ def read_engine_record(bundle: Bundle, target: str) -> EngineRecord | None:
         return None
     try:
         return msgspec.json.decode(read_plain_file(bundle.folder, relative), type=EngineRecord)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BundleError(f"{bundle.folder / relative} is damaged: {error}", _again(target)) from error
 
 

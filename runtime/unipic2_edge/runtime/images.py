@@ -1,6 +1,6 @@
 """Pictures in and out: opened safely, made RGB, resized for editing, written with their settings.
 
-The size in the header is checked before a pixel is decoded: a PNG of 79 kB can unpack to hundreds of megabytes.
+The size in the header is checked before a pixel is decoded: a small PNG can unpack to hundreds of megabytes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import ImageError
 
@@ -43,7 +43,7 @@ def open_image(source: Path | str | Image.Image) -> Image.Image:
             return _to_rgb(ImageOps.exif_transpose(picture))
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path} is too large a picture", "make it smaller than 16.8 megapixels") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise ImageError(f"{path} is not a picture that can be read", _OTHER) from error
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise for damaged files
         raise ImageError(f"{path} is damaged: {error}", _OTHER) from error

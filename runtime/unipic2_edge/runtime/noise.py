@@ -1,4 +1,4 @@
-"""Initial noise: one independent stream for each seed (numpy's PCG64, float32), so that no picture depends on another."""
+"""Initial noise: an independent stream for each seed (numpy's PCG64, float32); no picture depends on another."""
 
 from __future__ import annotations
 

@@ -148,8 +148,8 @@ class Pipeline:
             seed: as in `generate`.
             num_images: pictures for each instruction.
             latents: as in `generate`.
-            reference: "mode" takes the mode of the encoded picture, the same whatever the seed; "sample" draws
-                from the posterior with the seed, as the released script does.
+            reference: "mode" takes the mode of the encoded picture, the same whatever the seed; "sample"
+                draws from the posterior with the seed, as the released script does.
             callback_on_step_end: as in `generate`.
 
         Raises:
@@ -162,7 +162,7 @@ class Pipeline:
             raise RequestError("a sampled reference needs a seed, and latents have none", 'use reference="mode"')
         prompts = pick_prompts(instruction, num_images)
         pictures = _one_for_each(image, len(prompts), num_images)
-        if size is not None or (height, width, latents) == (None, None, None):
+        if size is not None or (height is None and width is None and latents is None):
             target = self._longer_edge(pictures, size)
         else:
             target = pick_size(height, width, latents, self._factor, pictures[0].size)

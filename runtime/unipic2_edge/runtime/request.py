@@ -60,7 +60,7 @@ class Request:
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """The prompt of each row of the denoiser's batch: with guidance the negative ones, then the positive."""
+        """The prompt of each row of the denoiser's batch: the negative ones (with guidance), the positive."""
         return self.negative_prompts + self.prompts if self.guided else self.prompts
 
 

@@ -1,4 +1,4 @@
-"""The flow-matching Euler sampler: sigmas and timesteps as diffusers' FlowMatchEulerDiscreteScheduler, in numpy.
+"""The flow-matching Euler sampler, in numpy: the schedule of diffusers' FlowMatchEulerDiscreteScheduler.
 
 dx/dσ = v with x_σ = (1 − σ)·x0 + σ·ε (arXiv 2403.03206 §2). The schedule is read from the bundle's own
 scheduler_config.json; options that are not computed here are refused, never ignored.
@@ -100,7 +100,7 @@ class FlowMatchEuler:
         return np.append(sigmas.astype(np.float32), np.float32(0))
 
     def timesteps(self, sigmas: Floats) -> Floats:
-        """The model's timesteps [steps] of a schedule: sigma · num_train_timesteps, without the last sigma."""
+        """The model's timesteps [steps] of a schedule: sigma · num_train_timesteps, the last left out."""
         return sigmas[:-1] * np.float32(self.config.num_train_timesteps)
 
     def mu(self, image_tokens: int) -> float:
@@ -113,7 +113,8 @@ class FlowMatchEuler:
     def _range(self) -> tuple[float, float]:
         """The training schedule's largest and smallest sigma, in float32 as diffusers stores them."""
         config = self.config
-        ends = np.array([config.num_train_timesteps, 1], dtype=np.float32) / np.float32(config.num_train_timesteps)
+        levels = np.float32(config.num_train_timesteps)
+        ends = np.array([levels, 1], dtype=np.float32) / levels
         if not config.use_dynamic_shifting:
             shift = np.float32(config.shift)
             ends = shift * ends / (np.float32(1) + (shift - np.float32(1)) * ends)
@@ -133,4 +134,4 @@ def euler_step(latents: Floats, velocity: Floats, sigma: np.float32, next_sigma:
 def _stretch(sigmas: NDArray[np.float64], terminal: float) -> NDArray[np.float64]:
     """Stretch a schedule so that its last value is `terminal` (diffusers' `stretch_shift_to_terminal`)."""
     rest = 1 - sigmas
-    return 1 - rest / (rest[-1] / (1 - terminal))
+    return np.asarray(1 - rest / (rest[-1] / (1 - terminal)))

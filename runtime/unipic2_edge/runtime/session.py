@@ -177,7 +177,7 @@ def _session_options(runtime: Any, threads: int | None) -> Any:
 
 
 def _usable_engine(bundle: Bundle, name: str, version: str) -> EngineRecord | None:
-    """The cpu engine, unless another ONNX Runtime made it: its operators may differ, the plain graph's do not."""
+    """The cpu engine, unless another ONNX Runtime made it: only the plain graph is sure to fit them all."""
     record = read_engine_record(bundle, "cpu")
     if record is None or name not in record.graphs:
         return None

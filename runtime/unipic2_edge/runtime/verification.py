@@ -1,4 +1,4 @@
-"""Opening files of a bundle safely: inside the folder, a plain file of its own, and byte for byte as recorded.
+"""Opening a bundle's files safely: inside the folder, plain files of its own, byte for byte as recorded.
 
 A link could name a file outside the bundle (ONNX Runtime follows hard links in external data), so a
 bundle's files may be neither symbolic nor hard links, nor stand behind a linked folder.
