@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from safetensors.numpy import save
+
 from unipic2_edge.runtime.bundle import (
     FORMAT_VERSION,
     Bundle,
@@ -41,7 +42,9 @@ def _model(nodes: list[onnx.NodeProto], sides: int, weights: list[TensorProto]) 
     shape = ["B", CHANNELS, "H", "W"] if sides == 4 else ["B", CHANNELS]
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy"]
     graph = helper.make_graph(nodes, "graph", [value[0]], [value[1]], weights)
-    return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9).SerializeToString())
+    return bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9).SerializeToString()
+    )
 
 
 def _component(folder: Path, component: str, array: np.ndarray, nodes: list[onnx.NodeProto]) -> Graph:

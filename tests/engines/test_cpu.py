@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+
 from unipic2_edge.engines import cpu
 from unipic2_edge.engines.cpu import build_cpu
 from unipic2_edge.engines.targets import find_target

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from unipic2_edge.engines.targets import TARGETS, find_target
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.cli import main

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from unipic2_edge.runtime.cli import COMMANDS
 
 MAX_FILE = 300
@@ -87,7 +88,9 @@ def test_documents_name_only_commands_that_exist(root: Path, tracked: list[Path]
             continue
         text = path.read_text(encoding="utf-8")
         for line in _code(text):
-            unknown += [(path.name, name) for name in re.findall(r"^unipic2-edge ([a-z]+)", line) if name not in COMMANDS]
+            unknown += [
+                (path.name, name) for name in re.findall(r"^unipic2-edge ([a-z]+)", line) if name not in COMMANDS
+            ]
             unknown += [(path.name, name) for name in re.findall(r"^make ([a-z][\w-]*)", line) if name not in make]
     assert unknown == []
 

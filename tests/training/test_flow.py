@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
+
 from unipic2_edge.training.flow import sample, sigmas_for_training
 from unipic2_edge.training.recipe import Flow
 
@@ -34,7 +35,13 @@ class _Straight(nn.Module):
         self.point = point
 
     def forward(
-        self, noisy: Tensor, context: Tensor, pooled: Tensor, timestep: Tensor, reference: Tensor | None, return_dict: bool
+        self,
+        noisy: Tensor,
+        context: Tensor,
+        pooled: Tensor,
+        timestep: Tensor,
+        reference: Tensor | None,
+        return_dict: bool,
     ) -> tuple[Tensor]:
         target = self.point + context[:, :1, :1, None]
         return ((noisy - target) / (timestep / 1000)[:, None, None, None],)

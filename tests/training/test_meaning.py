@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from unipic2_edge.training.meaning import FIELDS, meaning_of
 
 

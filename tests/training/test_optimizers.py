@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+
 from unipic2_edge.training.configs import KONTEXT
 from unipic2_edge.training.optimizers import Muon, make_optimizers, orthogonalised
 from unipic2_edge.training.recipe import Optimizer

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from unipic2_edge.training.errors import RecipeError
 from unipic2_edge.training.recipe import RECIPES, load_recipe
 from unipic2_edge.training.trainer import learning_rate
@@ -49,7 +50,9 @@ def test_unknown_and_broken_recipes_are_refused(tmp_path: Path) -> None:
 
 
 def test_learning_rate_warms_up_holds_and_falls_to_zero() -> None:
-    schedule = load_recipe("shapes-kontext", ["schedule.steps=100", "schedule.warmup=10", "schedule.decay=0.5"]).schedule
+    schedule = load_recipe(
+        "shapes-kontext", ["schedule.steps=100", "schedule.warmup=10", "schedule.decay=0.5"]
+    ).schedule
     factors = [learning_rate(schedule, step) for step in range(101)]
     assert factors[0] == pytest.approx(0.1)
     assert factors[10:50] == [1.0] * 40

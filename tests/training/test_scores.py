@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from unipic2_edge.training.shapes.scores import score, wilson
 from unipic2_edge.training.shapes.verifier import Verdict
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import ndimage
+
 from unipic2_edge.training.shapes.captions import Caption, Wanted, caption_for
 from unipic2_edge.training.shapes.edits import KINDS, Edit, sample_edit
 from unipic2_edge.training.shapes.render import Picture, render

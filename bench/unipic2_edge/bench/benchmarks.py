@@ -11,7 +11,7 @@ from unipic2_edge.runtime.pipeline import Pipeline
 from unipic2_edge.runtime.progress import progress
 from unipic2_edge.runtime.request import task_defaults
 
-from .quality import Settings, batches, editing_quality, generation_quality, score_record
+from .quality import Settings, batches, editing_quality, generation_quality, score_lines, score_record
 from .results import Report
 
 
@@ -25,17 +25,14 @@ def bench_quality(arguments: argparse.Namespace) -> Report:
             "editing": editing_quality(pipeline, settings, done=advance).score,
             "held-out combinations": generation_quality(pipeline, settings, True, advance).score,
         }
-    lines = []
-    for name, score in scores.items():
-        low, high = score.interval
-        lines.append(f"{name}: {score.mean:.3f} (95 % of all pictures: {low:.3f}–{high:.3f})")
-        lines += [f"  {task:<18} {score.right[task]:4d} / {score.total[task]}" for task in score.total]
+    lines = [line for name, score in scores.items() for line in score_lines(name, score)]
     results: dict[str, object] = {name: score_record(score) for name, score in scores.items()}
     return Report("quality", _record(arguments, pipeline, settings), results, lines)
 
 
 def bench_compare(arguments: argparse.Namespace) -> Report:
-    """Agreement with PyTorch, and the ratio of both's seconds per picture."""
+    """Agreement with PyTorch, and the ratio of both's seconds per picture, on the same number of threads."""
+    import psutil
     import torch
 
     from unipic2_edge.training.checkpoint import Checkpoint
@@ -44,11 +41,11 @@ def bench_compare(arguments: argparse.Namespace) -> Report:
     from .compare import compare
 
     checkpoint = Checkpoint.open(arguments.checkpoint)
-    pipeline = Pipeline.load(arguments.bundle, threads=arguments.threads)
+    threads = arguments.threads or psutil.cpu_count(logical=False) or 1
+    pipeline = Pipeline.load(arguments.bundle, threads=threads)
     if checkpoint.sha256() != pipeline.manifest.source.sha256:
         raise RequestError(f"{arguments.bundle} was not made from {arguments.checkpoint}", "give its own checkpoint")
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(threads)
     settings = _settings(pipeline, arguments)
     with progress(2 * (settings.prompts + 1), "picture", arguments) as advance:
         comparisons = compare(pipeline, KontextPipeline(checkpoint), settings, advance)
@@ -68,10 +65,7 @@ def bench_compare(arguments: argparse.Namespace) -> Report:
             f"{made.runtime_seconds.median:.3f} s against {made.pytorch_seconds.median:.3f} s a picture; "
             f"latents differ by ≤ {made.latents_error:.1e}, {quality}"
         )
-    record = _record(arguments, pipeline, settings) | {
-        "torch_threads": torch.get_num_threads(),
-        "runtime_threads": arguments.threads,
-    }
+    record = _record(arguments, pipeline, settings) | {"threads": threads, "pytorch": "eager, float32"}
     return Report("compare", record, dict(results), lines)
 
 
@@ -82,7 +76,7 @@ def bench_startup(arguments: argparse.Namespace) -> Report:
     bundle = Bundle(arguments.bundle)  # a wrong folder is said before the first run
     if arguments.runs < 1:
         raise RequestError(f"{arguments.runs} runs measure nothing", "use 1 or more")
-    with progress(3 * arguments.runs, "process", arguments) as advance:
+    with progress(4 * arguments.runs, "process", arguments) as advance:
         measured = measure_startup(arguments.bundle, arguments.runs, arguments.steps, advance)
     lines = [
         f"{name}: {s.median:.3f} s (least {s.least:.3f}, most {s.most:.3f}, {s.count} runs)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from unipic2_edge.runtime.cli import Outcome, add_common_arguments
@@ -24,12 +23,10 @@ def demo(arguments: argparse.Namespace) -> Outcome:
     """
     from unipic2_edge.runtime.progress import progress
 
-    from .demo import run_demo
+    from .demo import STEPS, run_demo
 
-    with progress(5, "step", arguments) as advance:
-        record = run_demo(arguments.workdir, done=advance)
-    lines = [f"{arguments.workdir / 'report.html'}  (open it in a browser)", json.dumps(record["scores"], indent=1)]
-    return Outcome(record, lines)
+    with progress(len(STEPS), "step", arguments) as advance:
+        return run_demo(arguments.workdir, done=advance)
 
 
 def bench_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -71,8 +72,14 @@ def _compare_task(
     qualities: list[float] = []
     for index, (prompt, source) in enumerate(zip(prompts, sources, strict=True)):
         noise = _noise(pipeline, settings, settings.seed + index)
-        made, seconds = _timed(lambda: _runtime(pipeline, prompt, source, noise, settings))  # noqa: B023 - called at once
-        expected, peer_seconds = _timed(lambda: _pytorch(peer, prompt, source, noise, settings))  # noqa: B023
+        runtime = partial(_runtime, pipeline, prompt, source, noise, settings)
+        pytorch = partial(_pytorch, peer, prompt, source, noise, settings)
+        if index % 2:  # neither always runs in the other's wake
+            made, seconds = _timed(runtime)
+            expected, peer_seconds = _timed(pytorch)
+        else:
+            expected, peer_seconds = _timed(pytorch)
+            made, seconds = _timed(runtime)
         done(f"{task} {index}")
         errors.append(float(np.linalg.norm(made[1] - expected[1]) / np.linalg.norm(expected[1])))
         qualities.append(psnr(made[0], expected[0]))

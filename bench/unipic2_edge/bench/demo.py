@@ -3,77 +3,43 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
 
 from unipic2_edge.engines.cpu import build_cpu
 from unipic2_edge.engines.targets import find_target
-from unipic2_edge.runtime.bundle import Bundle
+from unipic2_edge.runtime.bundle import MANIFEST, Bundle
+from unipic2_edge.runtime.cli import Outcome
 from unipic2_edge.runtime.errors import BundleError, CheckpointError, OutputError
 from unipic2_edge.runtime.files import output_errors, write_bytes
 from unipic2_edge.runtime.pipeline import Pipeline
 from unipic2_edge.runtime.request import task_defaults
-from unipic2_edge.runtime.settings import save_picture
-from unipic2_edge.training.shapes.captions import TASKS, Caption, Wanted
-from unipic2_edge.training.shapes.scene import Canvas
-from unipic2_edge.training.shapes.scores import Score
-from unipic2_edge.training.shapes.verifier import judge_generation
 
 from .machine import machine
-from .quality import Edited, Generated, Settings, editing_quality, generation_quality, score_record
-from .report import Shown, page
+from .quality import Settings, editing_quality, generation_quality, score_lines, score_record
+from .report import DemoResults, demo_page
+from .showcase import SEED, make_showcase
+from .startup import measure_startup
 
 #: The shipped checkpoint, beside the training code of a checkout.
 CHECKPOINT = Path(__file__).resolve().parents[3] / "training" / "checkpoints" / "shapes-kontext"
-
-PROMPTS = (
-    Caption("a red circle", TASKS[3], (Wanted("circle", "red"),)),
-    Caption("a large blue square on a white background", TASKS[3], (Wanted("square", "blue", "large"),), None, "white"),
-    Caption("two green triangles", TASKS[2], (Wanted("triangle", "green"),) * 2),
-    Caption("three circles on a black background", TASKS[2], (Wanted("circle"),) * 3, None, "black"),
-    Caption("a cross left of a ring", TASKS[4], (Wanted("cross"), Wanted("ring")), "left of"),
-    Caption(
-        "a yellow square above a purple circle",
-        TASKS[4],
-        (Wanted("square", "yellow"), Wanted("circle", "purple")),
-        "above",
-    ),
-    Caption("a red square and a blue ring", TASKS[5], (Wanted("square", "red"), Wanted("ring", "blue"))),
-    Caption(
-        "a red circle, a blue square and a green ring",
-        TASKS[5],
-        (Wanted("circle", "red"), Wanted("square", "blue"), Wanted("ring", "green")),
-    ),
-)
-INSTRUCTION = "make the circle blue"
-_SEED = 7
+STEPS = ("export", "build", "pictures", "scores", "start-up", "report")  # what `done` is called with
 _SCORED = 48  # prompts of each task: enough to see that nothing is broken; `bench quality` takes hundreds
-_SHOWN_EDITS = 12
+_STARTS = 3
 
 Done = Callable[[str], None]
 
 
-@dataclass
-class _Clock:
-    seconds: dict[str, float] = field(default_factory=dict)
+def run_demo(
+    workdir: Path, checkpoint: Path = CHECKPOINT, scored: int = _SCORED, done: Done = lambda step: None
+) -> Outcome:
+    """Make everything in `workdir`: `bundle/`, `pictures/`, `report.html` and `demo.json`, whose content is returned.
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - start, 3)
-
-
-def run_demo(workdir: Path, checkpoint: Path = CHECKPOINT, done: Done = lambda name: None) -> dict[str, object]:
-    """Make everything in `workdir`; what is there and still fits is kept.
-
-    Leaves `bundle/`, `pictures/`, `report.html` and `demo.json`, whose content is returned.
+    A bundle that stands there is kept while it is whole and made from this checkpoint by this version.
 
     Raises:
         CheckpointError: the checkpoint is not there.
@@ -83,47 +49,54 @@ def run_demo(workdir: Path, checkpoint: Path = CHECKPOINT, done: Done = lambda n
         raise CheckpointError(f"the shipped checkpoint {checkpoint} is not there", "run the demo from a checkout")
     with output_errors(workdir):
         (workdir / "pictures").mkdir(parents=True, exist_ok=True)
-    clock = _Clock()
-    with clock.stage("export"):
+    stages: dict[str, float] = {}
+    with _stage("export", stages, done):
         bundle = _bundle(workdir / "bundle", checkpoint)
-        done("export")
-    with clock.stage("build"):
+    with _stage("build", stages, done):
         build_cpu(bundle, find_target("cpu"))
-        done("build")
-    with clock.stage("load"):
-        pipeline = Pipeline.load(workdir / "bundle")
-    with clock.stage("pictures"):
-        shown, latencies = _pictures(pipeline, workdir / "pictures")
-        done("pictures")
-    with clock.stage("scores"):
-        settings = _settings(pipeline)
+    pipeline = Pipeline.load(bundle.folder)
+    settings = _settings(pipeline, scored)
+    with _stage("pictures", stages, done):
+        showcase = make_showcase(pipeline, workdir / "pictures")
+    with _stage("scores", stages, done):
         generated, edited = generation_quality(pipeline, settings), editing_quality(pipeline, settings)
-        done("scores")
-    record = _record(workdir, shown, latencies, generated, edited, clock.seconds, settings)
-    _write_report(workdir, record, shown, latencies, generated, edited, settings)
+    with _stage("start-up", stages, done):
+        startup = measure_startup(bundle.folder, _STARTS, None)
+    results = DemoResults(
+        bundle.manifest.source.name, settings, showcase, generated, edited, startup, stages, machine()
+    )
+    record = _record(results, bundle, workdir)
+    write_bytes(workdir / "report.html", demo_page(results).encode())
     write_bytes(workdir / "demo.json", (json.dumps(record, indent=2) + "\n").encode())
     done("report")
-    return record
+    return Outcome(record, _lines(results, workdir))
+
+
+@contextmanager
+def _stage(name: str, stages: dict[str, float], done: Done) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    stages[name] = round(time.perf_counter() - start, 3)
+    done(name)
 
 
 def _bundle(folder: Path, checkpoint: Path) -> Bundle:
-    """The bundle of this checkpoint: the one that stands, or a new one.
+    """The demo's bundle: the one that stands while it fits, else a new one in its place.
 
     Raises:
-        OutputError: something else stands where the bundle goes.
+        OutputError: something that is not a bundle stands there.
     """
     from unipic2_edge.training.checkpoint import Checkpoint
 
     source = Checkpoint.open(checkpoint)
-    if folder.exists():
-        try:
-            bundle = Bundle(folder)
-            fits = bundle.manifest.source.sha256 == source.sha256()
-        except BundleError:
-            fits = False
-        if fits:
-            return bundle
-        raise OutputError(f"{folder} is not the demo's bundle", "remove the folder, or choose another --workdir")
+    if (folder / MANIFEST).is_file():
+        standing = _fitting(folder, source.sha256())
+        if standing is not None:
+            return standing
+        with output_errors(folder):
+            shutil.rmtree(folder)
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} is not the demo's bundle", "remove it, or choose another --workdir")
     from unipic2_edge.export.bundle_writer import write_bundle
     from unipic2_edge.export.recipes import find_recipe
 
@@ -131,125 +104,66 @@ def _bundle(folder: Path, checkpoint: Path) -> Bundle:
     return Bundle(folder)
 
 
-def _settings(pipeline: Pipeline) -> Settings:
+def _fitting(folder: Path, source: str) -> Bundle | None:
+    """The bundle in `folder`, if every file of it is whole and it is this checkpoint's, exported by this version."""
+    try:
+        bundle = Bundle(folder)
+        for relative in bundle.manifest.files:
+            bundle.path(relative)
+    except BundleError:
+        return None
+    made = (bundle.manifest.source.sha256, bundle.manifest.tools.get("unipic2-edge"))
+    return bundle if made == (source, version("unipic2-edge")) else None
+
+
+def _settings(pipeline: Pipeline, scored: int) -> Settings:
     default = task_defaults(pipeline.manifest, "generate")
-    return Settings(_SCORED, default.num_inference_steps, default.guidance_scale, _SEED, default.width, default.height)
+    return Settings(scored, default.num_inference_steps, default.guidance_scale, SEED, default.width, default.height)
 
 
-def _pictures(pipeline: Pipeline, folder: Path) -> tuple[list[Shown], dict[str, float]]:
-    """One picture for each prompt, and the first one edited; seconds of each."""
-    shown: list[Shown] = []
-    seconds: dict[str, float] = {}
-    for index, caption in enumerate(PROMPTS):
-        result = pipeline.generate(caption.text, seed=_SEED + index)
-        save_picture(
-            result.images[0],
-            folder / f"{index + 1:02d}-{caption.text.replace(' ', '-').replace(',', '')}.png",
-            result.settings[0],
-        )
-        picture = np.asarray(result.images[0])
-        shown.append(Shown(caption.text, picture, judge_generation(picture, caption)))
-        seconds["first picture" if index == 0 else "picture"] = result.seconds["total"]
-    source = Image.fromarray(shown[0].picture)
-    pipeline.edit(source, INSTRUCTION, seed=_SEED)  # opens the encoder
-    result = pipeline.edit(source, INSTRUCTION, seed=_SEED)
-    save_picture(result.images[0], folder / f"01-{INSTRUCTION.replace(' ', '-')}.png", result.settings[0])
-    edited = np.asarray(result.images[0])
-    wanted = Caption(INSTRUCTION, TASKS[3], (Wanted("circle", "blue"),))
-    shown.append(Shown(INSTRUCTION, edited, judge_generation(edited, wanted), source=shown[0].picture))
-    seconds["edit"] = result.seconds["total"]
-    return shown, seconds
-
-
-def _record(
-    workdir: Path,
-    shown: list[Shown],
-    latencies: dict[str, float],
-    generated: Generated,
-    edited: Edited,
-    stages: dict[str, float],
-    settings: Settings,
-) -> dict[str, object]:
+def _record(results: DemoResults, bundle: Bundle, workdir: Path) -> dict[str, object]:
+    """What was made, scores, seconds: `demo.json`."""
+    settings, showcase = results.settings, results.showcase
     return {
+        "model": results.model,
+        "source": bundle.manifest.source.sha256,
         "bundle": "bundle",
         "report": "report.html",
-        "pictures": sorted(f"pictures/{path.name}" for path in (workdir / "pictures").glob("*.png")),
-        "prompts": [{"text": item.text, "right": item.verdict.right, "reason": item.verdict.reason} for item in shown],
-        "scores": {"generation": score_record(generated.score), "editing": score_record(edited.score)},
+        "pictures": [
+            {
+                "path": path.relative_to(workdir).as_posix(),
+                "text": shown.text,
+                "right": shown.verdict.right,
+                "reason": shown.verdict.reason,
+            }
+            for path, shown in zip(showcase.files, [*showcase.generated, *showcase.edited], strict=True)
+        ],
+        "scores": {"generation": score_record(results.generated.score), "editing": score_record(results.edited.score)},
         "settings": {
+            "prompts": settings.prompts,
             "steps": settings.steps,
             "guidance": settings.guidance,
+            "seed": settings.seed,
             "size": f"{settings.width}x{settings.height}",
         },
-        "seconds": {"stages": stages, "latency": {name: round(value, 4) for name, value in latencies.items()}},
-        "machine": machine(),
+        "seconds": {
+            "stages": dict(results.stages),
+            "total": round(sum(results.stages.values()), 3),
+            "picture": showcase.seconds["generate"].to_dict(),
+            "edit": showcase.seconds["edit"].to_dict(),
+            "startup": {name: found.to_dict() for name, found in results.startup.items()},
+        },
+        "machine": dict(results.machine),
     }
 
 
-def _write_report(
-    workdir: Path,
-    record: dict[str, object],
-    shown: list[Shown],
-    latencies: dict[str, float],
-    generated: Generated,
-    edited: Edited,
-    settings: Settings,
-) -> None:
-    canvas = Canvas(settings.width, settings.height)
-    lead = (
-        f"{canvas.width}×{canvas.height} pixels, {settings.steps} steps, guidance {settings.guidance:g}, "
-        "on the CPU, without PyTorch."
-    )
-    edits = [
-        Shown(edit.text, picture, verdict, source)
-        for edit, picture, verdict, source in zip(
-            edited.edits, edited.pictures, edited.verdicts, edited.sources, strict=True
-        )
+def _lines(results: DemoResults, workdir: Path) -> list[str]:
+    """The demo for people: scores, seconds, and where to look."""
+    showcase = results.showcase
+    return [
+        *score_lines("generation", results.generated.score),
+        *score_lines("editing", results.edited.score),
+        f"{showcase.seconds['generate'].median:.2f} s a picture, {showcase.seconds['edit'].median:.2f} s an edit, "
+        f"{results.startup['first_picture'].median:.2f} s from process start to the first picture",
+        f"{len(showcase.files)} pictures in {workdir / 'pictures'}; the report: {workdir / 'report.html'}",
     ]
-    unseen = [
-        Shown(caption.text, picture, verdict)
-        for caption, picture, verdict in zip(generated.captions, generated.pictures, generated.verdicts, strict=True)
-    ]
-    latency = [["what", "seconds"], *([name, f"{value:.3f}"] for name, value in latencies.items())]
-    facts = [["machine", ""], *([name, _text(value)] for name, value in machine().items())]
-    content = page(
-        "UniPic2 on the shapes world",
-        lead,
-        [
-            ("From words", shown[: len(PROMPTS)]),
-            ("One of them, edited", shown[len(PROMPTS) :]),
-            (
-                f"Scores on {settings.prompts} unseen prompts and {settings.prompts} unseen edits",
-                _score_table(generated.score, edited.score),
-            ),
-            ("Unseen prompts", unseen[:24]),
-            ("Unseen edits", edits[:_SHOWN_EDITS]),
-            ("Latency", latency),
-            ("Where", facts),
-        ],
-    )
-    write_bytes(workdir / "report.html", content.encode())
-
-
-def _score_table(generation: Score, editing: Score) -> list[list[str]]:
-    rows = [["task", "right", "of", "share"]]
-    for name, score in (("generation", generation), ("editing", editing)):
-        low, high = score.interval
-        right, total = sum(score.right.values()), sum(score.total.values())
-        rows.append(
-            [f"{name}, mean of its tasks", str(right), str(total), f"{score.mean:.2f} (95 %: {low:.2f}–{high:.2f})"]
-        )
-        rows += [
-            [
-                f"  {task}",
-                str(score.right[task]),
-                str(score.total[task]),
-                f"{score.right[task] / score.total[task]:.2f}",
-            ]
-            for task in score.total
-        ]
-    return rows
-
-
-def _text(value: object) -> str:
-    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)

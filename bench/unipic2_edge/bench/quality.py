@@ -13,7 +13,7 @@ from unipic2_edge.training.shapes.captions import Caption, evaluation_captions
 from unipic2_edge.training.shapes.edits import Edit, evaluation_edits
 from unipic2_edge.training.shapes.render import Picture, render
 from unipic2_edge.training.shapes.scene import Canvas
-from unipic2_edge.training.shapes.scores import Score, score_edits, score_generation
+from unipic2_edge.training.shapes.scores import Score, score_edits, score_generation, wilson
 from unipic2_edge.training.shapes.verifier import Verdict
 
 _BATCH = 16
@@ -103,15 +103,28 @@ def editing_quality(pipeline: Pipeline, settings: Settings, done: Callable[[str]
 
 
 def score_record(score: Score) -> dict[str, object]:
-    """A score as JSON: the mean over tasks, the interval of all pictures together, and each task."""
-    low, high = score.interval
+    """A score as JSON: the mean over tasks, all pictures together and each task with their 95 % intervals."""
+    right, total = sum(score.right.values()), sum(score.total.values())
     return {
         "mean": round(score.mean, 4),
-        "interval_95": [round(low, 4), round(high, 4)],
-        "right": sum(score.right.values()),
-        "total": sum(score.total.values()),
-        "tasks": {task: {"right": score.right[task], "total": score.total[task]} for task in score.total},
+        **_share(right, total),
+        "tasks": {task: _share(score.right[task], score.total[task]) for task in score.total},
     }
+
+
+def _share(right: int, total: int) -> dict[str, object]:
+    low, high = wilson(right, total)
+    return {"right": right, "total": total, "interval_95": [round(low, 4), round(high, 4)]}
+
+
+def score_lines(name: str, score: Score) -> list[str]:
+    """A score for people: the mean over tasks, then each task with its interval."""
+    low, high = score.interval
+    lines = [f"{name}: {score.mean:.3f} (95 %: {low:.3f}–{high:.3f}, {sum(score.total.values())} pictures)"]
+    for task, total in score.total.items():
+        low, high = wilson(score.right[task], total)
+        lines.append(f"  {task:<18} {score.right[task]:4d} / {total:<4d} {low:.2f}–{high:.2f}")
+    return lines
 
 
 def batches(prompts: int) -> int:

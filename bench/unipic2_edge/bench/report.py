@@ -1,88 +1,120 @@
-"""The demo's page: pictures with their prompts and verdicts, scores, latencies and machine, in one HTML file."""
+"""What the demo's page says: headline figures, pictures, scores with intervals, times, machine."""
 
 from __future__ import annotations
 
-import base64
-import html
-import io
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from PIL import Image
+from unipic2_edge.training.shapes.scores import Score, wilson
 
-from unipic2_edge.training.shapes.render import Picture
-from unipic2_edge.training.shapes.verifier import Verdict
+from .page import Cell, Share, Shown, Table, Tile, page
+from .quality import Edited, Generated, Settings
+from .showcase import Showcase
+from .statistics import Spread
 
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #888; --right: #1a7f37; --wrong: #b35900; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 3rem auto; padding: 0 1.25rem; }
-h1 { font-weight: 650; letter-spacing: -.01em; margin-bottom: .25rem; }
-h2 { font-weight: 600; font-size: 1.15rem; margin: 2.5rem 0 .75rem; }
-.lead { color: var(--soft); margin-top: 0; }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: 1.25rem; }
-figure { margin: 0; }
-.pair { display: flex; gap: 2px; }
-img { width: 100%; image-rendering: pixelated; border-radius: 6px; border: 1px solid var(--line); min-width: 0; }
-.wide { grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); }
-figcaption { font-size: .9rem; margin-top: .35rem; }
-.verdict { font-size: .8rem; color: var(--wrong); }
-.verdict.right { color: var(--right); }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-td, th { text-align: left; padding: .35rem .75rem .35rem 0; border-bottom: 1px solid var(--line); font-weight: 400; }
-th { color: var(--soft); font-size: .85rem; }
-"""
+_SHOWN_PROMPTS, _SHOWN_EDITS = 24, 12
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One picture on the page: its words, what it was made of, and the verifier's verdict."""
+class DemoResults:
+    """Everything the demo made and measured; `startup` as `measure_startup` gives it, `stages` in seconds."""
 
-    text: str
-    picture: Picture
-    verdict: Verdict
-    source: Picture | None = None
+    model: str
+    settings: Settings
+    showcase: Showcase
+    generated: Generated
+    edited: Edited
+    startup: dict[str, Spread]
+    stages: dict[str, float]
+    machine: Mapping[str, object]
 
 
-Table = Sequence[Sequence[str]]  # the first row is the header
-
-
-def page(title: str, lead: str, sections: Sequence[tuple[str, Sequence[Shown] | Table]]) -> str:
-    """A self-contained HTML page of picture grids and tables."""
-    parts = [f"<h1>{html.escape(title)}</h1>", f'<p class="lead">{html.escape(lead)}</p>']
-    for heading, content in sections:
-        parts.append(f"<h2>{html.escape(heading)}</h2>")
-        shown = [item for item in content if isinstance(item, Shown)]
-        parts.append(_grid(shown) if shown else _table([row for row in content if not isinstance(row, Shown)]))
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n"
+def demo_page(results: DemoResults) -> str:
+    """The demo's page as HTML."""
+    settings, showcase = results.settings, results.showcase
+    lead = (
+        f"Pictures made by {results.model} from its exported bundle: {settings.width}×{settings.height} pixels, "
+        f"{settings.steps} steps, guidance {settings.guidance:g}, on the CPU, without PyTorch. "
+        "A rule-based verifier judges each of them."
+    )
+    return page(
+        "UniPic2 on the shapes world",
+        lead,
+        _tiles(results),
+        [
+            ("From words", showcase.generated),
+            ("The first of them, edited", showcase.edited),
+            (f"Scores on {settings.prompts} prompts and {settings.prompts} edits never trained on", _scores(results)),
+            ("Some of these prompts", _prompts(results.generated)[:_SHOWN_PROMPTS]),
+            ("Some of these edits", _edits(results.edited)[:_SHOWN_EDITS]),
+            ("Seconds", _seconds(results)),
+            ("Machine", _machine(results.machine)),
+        ],
     )
 
 
-def _grid(shown: Sequence[Shown]) -> str:
-    wide = any(item.source is not None for item in shown)
-    return f'<div class="grid{" wide" if wide else ""}">{"".join(_figure(item) for item in shown)}</div>'
+def _tiles(results: DemoResults) -> list[Tile]:
+    tiles = []
+    for name, score in (("generation", results.generated.score), ("editing", results.edited.score)):
+        low, high = score.interval
+        tiles.append(Tile(f"{score.mean:.2f}", f"{name}, share right", f"95 %: {low:.2f}–{high:.2f}"))
+    seconds = results.showcase.seconds
+    tiles += [
+        Tile(f"{seconds['generate'].median:.2f} s", "a picture", "warm, median"),
+        Tile(f"{seconds['edit'].median:.2f} s", "an edit", "warm, median"),
+        Tile(f"{results.startup['first_picture'].median:.2f} s", "to the first picture", "from process start"),
+    ]
+    return tiles
 
 
-def _figure(item: Shown) -> str:
-    text = html.escape(item.text)
-    image = f'<img alt="{text}" src="{_data_uri(item.picture)}">'
-    if item.source is not None:
-        image = f'<div class="pair"><img alt="before" src="{_data_uri(item.source)}">{image}</div>'
-    verdict = "right" if item.verdict.right else f"wrong: {item.verdict.reason}"
-    mark = f'<div class="verdict{" right" if item.verdict.right else ""}">{html.escape(verdict)}</div>'
-    return f"<figure>{image}<figcaption>{text}{mark}</figcaption></figure>"
+def _prompts(generated: Generated) -> list[Shown]:
+    made = zip(generated.captions, generated.pictures, generated.verdicts, strict=True)
+    return [Shown(caption.text, picture, verdict) for caption, picture, verdict in made]
 
 
-def _table(rows: Table) -> str:
-    head, *body = rows
-    cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    lines = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in body)
-    return f"<table><tr>{cells}</tr>{lines}</table>"
+def _edits(edited: Edited) -> list[Shown]:
+    made = zip(edited.edits, edited.pictures, edited.verdicts, edited.sources, strict=True)
+    return [Shown(edit.text, picture, verdict, source) for edit, picture, verdict, source in made]
 
 
-def _data_uri(picture: Picture) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(np.asarray(picture)).save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+def _scores(results: DemoResults) -> Table:
+    rows: list[list[Cell]] = []
+    whole = set()
+    for name, score in (("generation", results.generated.score), ("editing", results.edited.score)):
+        whole.add(len(rows))
+        rows += _score_rows(name, score)
+    return Table(["task", "right", "of", "share (95 % interval)"], rows, frozenset(whole))
+
+
+def _score_rows(name: str, score: Score) -> list[list[Cell]]:
+    """The score as a row (mean over tasks, interval of all pictures together), then its tasks."""
+    right, total = sum(score.right.values()), sum(score.total.values())
+    rows: list[list[Cell]] = [[name, str(right), str(total), Share(score.mean, *score.interval)]]
+    for task, count in score.total.items():
+        share = Share(score.right[task] / count, *wilson(score.right[task], count))
+        rows.append([task, str(score.right[task]), str(count), share])
+    return rows
+
+
+def _seconds(results: DemoResults) -> Table:
+    measured = {
+        "a picture, warm": results.showcase.seconds["generate"],
+        "an edit, warm": results.showcase.seconds["edit"],
+        "a new process, from its start to the picture on disk": results.startup["first_picture"],
+    }
+    rows: list[list[Cell]] = [
+        [name, f"{found.median:.3f}", f"{found.least:.3f}–{found.most:.3f}", str(found.count)]
+        for name, found in measured.items()
+    ]
+    rows += [[f"this demo: {stage}", f"{value:.1f}", "", "1"] for stage, value in results.stages.items()]
+    return Table(["what", "median", "least–most", "runs"], rows)
+
+
+def _machine(machine: Mapping[str, object]) -> Table:
+    return Table(["", ""], [[name.replace("_", " "), _text(value)] for name, value in machine.items()])
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {found}" for name, found in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -19,22 +19,25 @@ _CLI = [sys.executable, "-m", "unipic2_edge.runtime.cli"]
 def measure_startup(
     bundle: Path, runs: int, steps: int | None, done: Callable[[str], None] = lambda name: None
 ) -> dict[str, Spread]:
-    """Seconds of `--help`, of importing the runtime, and of `generate` from process start to picture on disk.
+    """Seconds of whole processes: a bare interpreter, `--help`, importing the runtime, and `generate` to the picture.
+
+    All include Python's own start, which the first one gives by itself.
 
     Raises:
         WorkError: a process failed.
     """
-    samples: dict[str, list[float]] = {"help": [], "import": [], "first_picture": []}
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "first.png"
         generate = [*_CLI, "generate", str(bundle), "a red circle", "-o", str(picture), "--force", "--seed", "1"]
         if steps is not None:
             generate += ["--steps", str(steps)]
         commands = {
+            "python": [sys.executable, "-c", "pass"],
             "help": [*_CLI, "--help"],
             "import": [sys.executable, "-c", "import unipic2_edge.runtime.pipeline"],
             "first_picture": generate,
         }
+        samples: dict[str, list[float]] = {name: [] for name in commands}
         for _ in range(runs):
             for name, command in commands.items():  # interleaved: all share the machine's mood
                 samples[name].append(_seconds(command))

@@ -1,4 +1,4 @@
-"""Every graph's signature and the example that traces it: the contract between export and runtime, in one table."""
+"""Every graph's signature and the stages it is traced in: the contract between export and runtime, in one table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from unipic2_edge.runtime.bundle import TensorSpec
 
-Shape = tuple[int | str, ...]
+from .encoders import ClipGraph, T5Graph, VaeDecoderGraph, VaeEncoderGraph
+from .sequence import Modulation, SequenceDenoiser
 
 #: Sizes that stand in for the named dimensions while tracing; all differ, and none is 0 or 1.
 EXAMPLE_SIZES = {
@@ -25,11 +26,13 @@ EXAMPLE_SIZES = {
 
 
 @dataclass(frozen=True)
-class GraphSpec:
-    """A graph to be traced: its module, its component, its named inputs and outputs."""
+class Stage:
+    """A module within a graph: where it stands, and the named values it takes and makes.
 
-    name: str
-    component: str
+    A value may be made anew under its name by a later stage, as the tokens are by every block.
+    """
+
+    path: str  # before the names of the module's weights; empty where the module is the whole graph
     module: nn.Module
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -40,7 +43,18 @@ class GraphSpec:
         return tuple(_example(spec, generator) for spec in self.inputs)
 
 
-def tensor(name: str, dtype: torch.dtype, *shape: int | str) -> TensorSpec:
+@dataclass(frozen=True)
+class GraphSpec:
+    """A graph: its component, its named inputs and outputs, and its stages from first to last."""
+
+    name: str
+    component: str
+    stages: tuple[Stage, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def _tensor(name: str, dtype: torch.dtype, *shape: int | str) -> TensorSpec:
     """A tensor's spec, with the dtype by numpy's name."""
     return TensorSpec(name=name, dtype=str(dtype).removeprefix("torch."), shape=shape)
 
@@ -53,71 +67,80 @@ def _example(spec: TensorSpec, generator: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=generator).to(dtype)
 
 
-def modulation_spec(
-    module: nn.Module, pooled: int, joint: int, hidden: int, width: int, dtype: torch.dtype
+def _whole(
+    name: str,
+    component: str,
+    module: nn.Module,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
 ) -> GraphSpec:
+    return GraphSpec(name, component, (Stage("", module, inputs, outputs),), inputs, outputs)
+
+
+def modulation_spec(module: Modulation, dtype: torch.dtype) -> GraphSpec:
     """`modulation`: once a picture, for all steps."""
-    return GraphSpec(
-        "modulation",
-        "denoiser",
-        module,
-        (
-            tensor("timestep", torch.float32, "steps"),
-            tensor("pooled", dtype, "batch", pooled),
-            tensor("context", dtype, "batch", "context", joint),
-        ),
-        (
-            tensor("modulation", dtype, "steps", "batch", width),
-            tensor("embedded_context", dtype, "batch", "context", hidden),
-        ),
+    joint, hidden = module.context_embedder.in_features, module.context_embedder.out_features
+    inputs = (
+        _tensor("timestep", torch.float32, "steps"),
+        _tensor("pooled", dtype, "batch", module.text_embedder.linear_1.in_features),
+        _tensor("context", dtype, "batch", "context", joint),
     )
-
-
-def denoiser_spec(module: nn.Module, patch_values: int, hidden: int, width: int, dtype: torch.dtype) -> GraphSpec:
-    """`denoiser`: every step, generation and editing alike."""
-    return GraphSpec(
-        "denoiser",
-        "denoiser",
-        module,
-        (
-            tensor("patches", dtype, "batch", "tokens", patch_values),
-            tensor("positions", dtype, "tokens", hidden),
-            tensor("context", dtype, "batch", "context", hidden),
-            tensor("modulation", dtype, "batch", width),
-        ),
-        (tensor("velocity", dtype, "batch", "tokens", patch_values),),
+    outputs = (
+        _tensor("modulation", dtype, "steps", "batch", module.modulation.out_features),
+        _tensor("embedded_context", dtype, "batch", "context", hidden),
     )
+    return _whole("modulation", "denoiser", module, inputs, outputs)
 
 
-def clip_spec(name: str, module: nn.Module, length: int, hidden: int, pooled: int, dtype: torch.dtype) -> GraphSpec:
+def denoiser_spec(module: SequenceDenoiser, dtype: torch.dtype) -> GraphSpec:
+    """`denoiser`: every step, generation and editing alike; staged, so that equal blocks are traced once."""
+    values, hidden = module.head.proj_out.out_features, module.head.proj_out.in_features
+    patches, positions = _tensor("patches", dtype, "batch", "tokens", values), _tensor("positions", dtype, "tokens", hidden)
+    tokens, context = _tensor("tokens", dtype, "batch", "tokens", hidden), _tensor("context", dtype, "batch", "context", hidden)
+    modulation = _tensor("modulation", dtype, "batch", sum(module.parts.widths))
+    velocity = _tensor("velocity", dtype, "batch", "tokens", values)
+    parts = tuple(
+        _tensor(f"modulation.{index}", dtype, "batch", width) for index, width in enumerate(module.parts.widths)
+    )
+    blocks = [
+        Stage(f"transformer_blocks.{index}", block, (tokens, context, part), (tokens, context))
+        for index, (block, part) in enumerate(zip(module.transformer_blocks, parts[:-1], strict=True))
+    ]
+    blocks[-1] = Stage(blocks[-1].path, blocks[-1].module, blocks[-1].inputs, (tokens,))
+    stages = (
+        Stage("", module.parts, (modulation,), parts),
+        Stage("", module.embedding, (patches, positions), (tokens,)),
+        *blocks,
+        Stage("", module.head, (tokens, parts[-1]), (velocity,)),
+    )
+    return GraphSpec("denoiser", "denoiser", stages, (patches, positions, context, modulation), (velocity,))
+
+
+def clip_spec(name: str, module: ClipGraph, length: int, dtype: torch.dtype) -> GraphSpec:
     """`text_encoder`, `text_encoder_2`."""
-    return GraphSpec(
-        name,
-        name,
-        module,
-        (tensor("input_ids", torch.int64, "batch", length),),
-        (tensor("hidden", dtype, "batch", length, hidden), tensor("pooled", dtype, "batch", pooled)),
+    config = module.model.config
+    inputs = (_tensor("input_ids", torch.int64, "batch", length),)
+    outputs = (
+        _tensor("hidden", dtype, "batch", length, config.hidden_size),
+        _tensor("pooled", dtype, "batch", config.projection_dim),
     )
+    return _whole(name, name, module, inputs, outputs)
 
 
-def t5_spec(module: nn.Module, length: int, hidden: int, dtype: torch.dtype) -> GraphSpec:
+def t5_spec(name: str, module: T5Graph, length: int, dtype: torch.dtype) -> GraphSpec:
     """`text_encoder_3`."""
-    name = "text_encoder_3"
-    return GraphSpec(
-        name,
-        name,
-        module,
-        (tensor("input_ids", torch.int64, "batch", length),),
-        (tensor("hidden", dtype, "batch", length, hidden),),
-    )
+    inputs = (_tensor("input_ids", torch.int64, "batch", length),)
+    outputs = (_tensor("hidden", dtype, "batch", length, module.encoder.config.d_model),)
+    return _whole(name, name, module, inputs, outputs)
 
 
-def vae_specs(encoder: nn.Module, decoder: nn.Module, channels: int, dtype: torch.dtype) -> tuple[GraphSpec, GraphSpec]:
+def vae_specs(
+    encoder: VaeEncoderGraph, decoder: VaeDecoderGraph, channels: int, dtype: torch.dtype
+) -> tuple[GraphSpec, GraphSpec]:
     """`vae_encoder` and `vae_decoder`, which share the component `vae`."""
-    image = tensor("image", dtype, "batch", 3, "height", "width")
-    latents = ("batch", channels, "h", "w")
-    moments = (tensor("mean", dtype, *latents), tensor("logvar", dtype, *latents))
+    image = _tensor("image", dtype, "batch", 3, "height", "width")
+    mean, logvar, latents = (_tensor(name, dtype, "batch", channels, "h", "w") for name in ("mean", "logvar", "latents"))
     return (
-        GraphSpec("vae_encoder", "vae", encoder, (image,), moments),
-        GraphSpec("vae_decoder", "vae", decoder, (tensor("latents", dtype, *latents),), (image,)),
+        _whole("vae_encoder", "vae", encoder, (image,), (mean, logvar)),
+        _whole("vae_decoder", "vae", decoder, (latents,), (image,)),
     )

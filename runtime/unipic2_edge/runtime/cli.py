@@ -59,7 +59,7 @@ class _Reported(Protocol):
     lines: list[str]
 
 
-class _RequestRefused(Exception):
+class _RefusalError(Exception):
     """The arguments were wrong; carries the two lines to show."""
 
     def __init__(self, problem: str, mend: str) -> None:
@@ -71,7 +71,7 @@ class _Parser(argparse.ArgumentParser):
     """argparse whose complaints are two lines: what is wrong, and how to mend it."""
 
     def error(self, message: str) -> NoReturn:
-        raise _RequestRefused(message, f"see: {self.prog} --help")
+        raise _RefusalError(message, f"see: {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = "--json" in words
     try:
         outcome = _run(words)
+        text = json.dumps({"ok": True, **outcome.result}, default=str) if as_json else "\n".join(outcome.lines)
+        print(text, flush=True)  # a reader that went away is noticed here, not when the interpreter ends
     except KeyboardInterrupt:
         return _report(
             "stopped by the user", "nothing is half-written; run the command again", "Interrupted", 1, as_json
@@ -92,10 +94,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if problem is None:
             return _unexpected(error, as_json)
         return _report(problem, mend, type(error).__name__.lstrip("_"), getattr(error, "exit_code", 1), as_json)
-    if as_json:
-        print(json.dumps({"ok": True, **outcome.result}, default=str))
-    else:
-        print("\n".join(outcome.lines))
     return 0
 
 
@@ -105,7 +103,7 @@ def _run(words: list[str]) -> _Reported:
     if not words or words[0] in ("-h", "--help", "--version"):
         parser.parse_args(words or ["--help"])
     if not known or words[0] not in COMMANDS:
-        raise _RequestRefused(f"there is no command {words[0]!r}", f"use one of {', '.join(COMMANDS)}")
+        raise _RefusalError(f"there is no command {words[0]!r}", f"use one of {', '.join(COMMANDS)}")
     name, rest = words[0], words[1:]
     module = _import(name)
     command: Callable[[argparse.Namespace], _Reported] = getattr(module, name)
@@ -165,9 +163,9 @@ def _import(name: str) -> Any:
         raise _missing(error) from error
 
 
-def _missing(error: ModuleNotFoundError) -> _RequestRefused:
+def _missing(error: ModuleNotFoundError) -> _RefusalError:
     extra = _EXTRAS.get((error.name or "").partition(".")[0], "demo")
-    return _RequestRefused(f"{error.name} is not installed", f'install it with: pip install "unipic2-edge[{extra}]"')
+    return _RefusalError(f"{error.name} is not installed", f'install it with: pip install "unipic2-edge[{extra}]"')
 
 
 _EXTRAS = {

@@ -34,7 +34,7 @@ def inspect_bundle(folder: Path, hashes: bool) -> Outcome:
         BundleError: not a bundle, or (with `hashes`) a file is damaged.
     """
     bundle = Bundle(folder)
-    manifest = bundle.manifest
+    manifest, space = bundle.manifest, bundle.manifest.latents
     if hashes:
         for relative in manifest.files:
             bundle.path(relative)
@@ -42,7 +42,7 @@ def inspect_bundle(folder: Path, hashes: bool) -> Outcome:
     lines = [
         f"{folder}: {manifest.variant} bundle of {manifest.name}, recipe {manifest.recipe}, {total / 1e6:.1f} MB",
         f"source   {manifest.source.name} sha256 {manifest.source.sha256[:16]}…",
-        f"latents  {manifest.latents.channels} channels, ÷{manifest.latents.factor}, patches of {manifest.latents.patch_size}",
+        f"latents  {space.channels} channels, ÷{space.factor}, patches of {space.patch_size}",
     ]
     for name, component in manifest.components.items():
         graphs = ", ".join(graph for graph, spec in manifest.graphs.items() if spec.component == name)
@@ -52,7 +52,8 @@ def inspect_bundle(folder: Path, hashes: bool) -> Outcome:
         )
     for task, default in manifest.defaults.items():
         lines.append(
-            f"{task:<8} {default.width}x{default.height}, {default.num_inference_steps} steps, guidance {default.guidance_scale:g}"
+            f"{task:<8} {default.width}x{default.height}, {default.num_inference_steps} steps, "
+            f"guidance {default.guidance_scale:g}"
         )
     targets = built_targets(bundle)
     for target in targets:

@@ -73,7 +73,7 @@ def _make(arguments: argparse.Namespace, task: Task, work: Callable[[Pipeline, d
     return Outcome({"pictures": pictures, "seconds": result.seconds}, lines)
 
 
-def _size(text: str | None) -> dict[str, int]:
+def _size(text: str | None) -> dict[str, Any]:
     """`WxH` as pipeline arguments."""
     if text is None:
         return {}

@@ -110,11 +110,11 @@ def pick_size(
         RequestError: latents that are not [n, C, h, w], or of another size than the one asked for.
     """
     if latents is None:
-        return width or default[0], height or default[1]
+        return default[0] if width is None else width, default[1] if height is None else height
     if latents.ndim != 4:
         raise RequestError(f"the latents have the shape {list(latents.shape)}", "give [n, channels, height, width]")
     size = latents.shape[3] * factor, latents.shape[2] * factor
-    if (width or size[0], height or size[1]) != size:
+    if (size[0] if width is None else width, size[1] if height is None else height) != size:
         raise RequestError(
             f"the latents are those of a {size[0]}x{size[1]} picture", "leave the size out, or give that one"
         )

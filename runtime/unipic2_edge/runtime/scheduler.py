@@ -62,7 +62,7 @@ class FlowMatchEuler:
         try:
             raw = msgspec.json.decode(data, type=dict[str, Any])
             config = msgspec.convert(raw, SchedulerConfig)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise BundleError(f"the scheduler settings are damaged: {error}", "export the checkpoint again") from error
         name = raw.get("_class_name", _CLASS)
         if name != _CLASS:

@@ -62,7 +62,8 @@ def read_settings(path: Path) -> PictureSettings:
     """
     try:
         with Image.open(path, formats=FORMATS) as picture:
-            text = getattr(picture, "text", {}).get(_KEY)
+            # `picture.text` would decode the whole picture to look for chunks behind it; ours stands in front.
+            text = picture.info.get(_KEY)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(f"{path} is not a picture that can be read", "give a PNG or a bundle folder") from error
     if text is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ class AutoencoderStage:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
-        self.model: nn.Module = AutoencoderKL(**KONTEXT[recipe.config].vae)
+        self.model: Any = AutoencoderKL(**KONTEXT[recipe.config].vae)
         for module in self.model.modules():
             if isinstance(module, ResnetBlock2D):  # residual branches start at zero: trains several times faster
                 nn.init.zeros_(module.conv2.weight)
@@ -99,7 +100,7 @@ def normalise_latents(vae: AutoencoderKL, images: Tensor) -> None:
     `scaling_factor` can only scale them together. The common mean goes into `shift_factor`: a shift per channel
     could not be folded in, because the decoder's first convolution pads with zeros.
     """
-    mean = torch.cat([vae.encode(part).latent_dist.mode() for part in images.split(50)])
+    mean = torch.cat([vae.encode(part).latent_dist.mode() for part in torch.split(images, 50)])
     scale = mean.std(dim=(0, 2, 3))  # [C]
     channels = len(scale)
     encoder, decoder = vae.encoder.conv_out, vae.decoder.conv_in

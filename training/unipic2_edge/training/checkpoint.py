@@ -143,12 +143,14 @@ class Checkpoint:
         for path in sorted((self.folder / "transformer").glob("*.safetensors")):
             with safe_open(path, framework="pt") as tensors:
                 if "pos_embed.pos_embed" in tensors.keys():  # noqa: SIM118 - not a dict
-                    return tensors.get_tensor("pos_embed.pos_embed").float().reshape(size, size, -1)
+                    table: torch.Tensor = tensors.get_tensor("pos_embed.pos_embed")
+                    return table.float().reshape(size, size, -1)
         return position_table(config)
 
     def load_transformer(self, dtype: torch.dtype = torch.float32) -> KontextTransformer:
         """The denoiser, in evaluation mode."""
-        return self._load(KontextTransformer, "transformer", torch_dtype=dtype)
+        transformer: KontextTransformer = self._load(KontextTransformer, "transformer", torch_dtype=dtype)
+        return transformer
 
     def load_vae(self, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
         """The autoencoder, in evaluation mode."""
@@ -218,7 +220,7 @@ def position_table(config: dict[str, Any]) -> torch.Tensor:
     size = config["pos_embed_max_size"]
     width = config["num_attention_heads"] * config["attention_head_dim"]
     base = config["sample_size"] // config["patch_size"]
-    table = get_2d_sincos_pos_embed(width, size, base_size=base, output_type="pt")
+    table: torch.Tensor = get_2d_sincos_pos_embed(width, size, base_size=base, output_type="pt")
     return table.float().reshape(size, size, -1)
 
 

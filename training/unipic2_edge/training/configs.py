@@ -11,6 +11,19 @@ Config = dict[str, Any]
 SCHEDULER: Config = {"num_train_timesteps": 1000, "shift": 3.0, "use_dynamic_shifting": False}
 
 
+_RELEASED: Config = {"height": 384, "width": 512, "num_inference_steps": 50, "guidance_scale": 3.5}
+#: What the released scripts use when nothing is said (SkyworkAI/UniPic, UniPic-2).
+RELEASED_DEFAULTS: dict[str, Config] = {
+    "generate": _RELEASED,
+    "edit": _RELEASED
+    | {
+        "negative_prompt": "blurry, low quality, low resolution, distorted, deformed, broken content, missing parts, "
+        "damaged details, artifacts, glitch, noise, pixelated, grainy, compression artifacts, bad composition, wrong "
+        "proportion, incomplete editing, unfinished, unedited areas."
+    },
+}
+
+
 @dataclass(frozen=True)
 class KontextConfig:
     """Everything needed to build UniPic2-SD3.5M-Kontext at one size.

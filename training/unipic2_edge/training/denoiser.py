@@ -18,7 +18,7 @@ from .conditioning import TokenIds
 from .configs import KONTEXT
 from .flow import sample, sigmas_for_training
 from .grids import save_grid
-from .latent_shards import LatentShards
+from .latent_shards import SHARD_PAIRS, LatentShards
 from .recipe import Recipe
 from .shapes.captions import evaluation_captions
 from .shapes.edits import evaluation_edits
@@ -55,6 +55,7 @@ class DenoiserStage:
             _by_weight(self.canvases, recipe.data.size_weights),
             recipe.data.captions_per_picture,
             recipe.seed,
+            min(SHARD_PAIRS, recipe.data.cached_pairs),
         )
 
     def _transformer(self) -> KontextTransformer:
@@ -129,9 +130,12 @@ class DenoiserStage:
         device = next(self.model.parameters()).device
         self._to(device)
         none = torch.zeros(len(texts), dtype=torch.bool, device=device)
-        ids = tuple(part.to(device) for part in self.tokenize(texts))
+        first, second, third = (part.to(device) for part in self.tokenize(texts))
+        ids = (first, second, third)
         config = self.vae.config
-        context, pooled = (torch.cat(pair) for pair in zip(self._condition(ids, ~none), self._condition(ids, none)))
+        context, pooled = (
+            torch.cat(pair) for pair in zip(self._condition(ids, ~none), self._condition(ids, none), strict=True)
+        )
         reference = None
         if sources is not None:
             encoded = self.vae.encode(to_tensor(sources).to(device)).latent_dist.mode()
@@ -166,11 +170,7 @@ def initialise(model: KontextTransformer) -> None:
     """DiT's initialisation (arXiv 2212.09748, §3.2): Xavier, and every block starts as the identity."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
-            if (
-                name.endswith("norm1.linear")
-                or name.endswith("norm1_context.linear")
-                or name in ("norm_out.linear", "proj_out")
-            ):
+            if name.endswith(("norm1.linear", "norm1_context.linear")) or name in ("norm_out.linear", "proj_out"):
                 nn.init.zeros_(module.weight)
             elif "timestep_embedder" in name:
                 nn.init.normal_(module.weight, std=0.02)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ class LatentShards:
 
     def _ids(self, stored: NDArray[np.generic], device: torch.device) -> TokenIds:
         joined = torch.from_numpy(stored.astype(np.int64)).to(device)
-        first, second, third = joined.split(self.tokenize.lengths, dim=-1)
+        first, second, third = torch.split(joined, self.tokenize.lengths, dim=-1)
         return first, second, third
 
     def _shard(self, index: int) -> dict[str, NDArray[np.generic]]:
@@ -91,7 +92,7 @@ class LatentShards:
         rng = np.random.default_rng([self.seed, index, 7])
         canvas = self.canvases[index % len(self.canvases)]
         edits = [training_edit(rng, canvas) for _ in range(self.pairs)]
-        arrays = {
+        arrays: dict[str, NDArray[Any]] = {
             "source": self._encode([edit.source for edit in edits]),
             "target": self._encode([edit.target for edit in edits]),
             "edit_ids": self._tokens([edit.text for edit in edits]),

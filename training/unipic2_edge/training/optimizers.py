@@ -92,7 +92,7 @@ def orthogonalised(matrices: Tensor, rounds: int = 5) -> Tensor:
     """The nearest semi-orthogonal matrices to [K, m, n], approximately (singular values within 0.7…1.2)."""
     a, b, c = _NEWTON_SCHULZ
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
+    x: Tensor = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(rounds):
         gram = x @ x.mT

@@ -24,7 +24,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Base of the recipe's tables: immutable, strict about unknown fields."""
 
 
-class Data(Section):
+class Data(Section, frozen=True):
     """What is trained on: `shapes` (drawn as needed) at these sizes, with these shares of the draws."""
 
     kind: Literal["shapes"] = "shapes"
@@ -32,11 +32,11 @@ class Data(Section):
     size_weights: tuple[float, ...] = (1.0,)
     edit_share: float = 0.5  # of the micro-batches; each micro-batch has one task and one size
     prompt_dropout: float = 0.1
-    cached_pairs: int = 0  # encode this many (source, edit, target) triples once; 0 encodes every batch anew
+    cached_pairs: int = 16_384  # (source, edit, target) triples, encoded once, shard by shard as the run goes
     captions_per_picture: int = 4
 
 
-class Optimizer(Section):
+class Optimizer(Section, frozen=True):
     """AdamW, or Muon for the hidden matrices with AdamW for the rest."""
 
     name: Literal["adamw", "muon"] = "adamw"
@@ -46,7 +46,7 @@ class Optimizer(Section):
     max_grad_norm: float = 1.0
 
 
-class Schedule(Section):
+class Schedule(Section, frozen=True):
     """Learning rate over `steps`: linear warm-up, then constant until the last `decay` share falls to zero.
 
     `decay = 1` is linear decay from the end of the warm-up; `cosine` replaces the line by a half cosine.
@@ -58,7 +58,7 @@ class Schedule(Section):
     cosine: bool = False
 
 
-class Flow(Section):
+class Flow(Section, frozen=True):
     """Flow matching's time: logit-normal or uniform u through the shift, s = shift·u / (1 + (shift − 1)·u)."""
 
     timesteps: Literal["logit-normal", "uniform"] = "logit-normal"
@@ -67,7 +67,7 @@ class Flow(Section):
     shift: float = 3.0
 
 
-class Logging(Section):
+class Logging(Section, frozen=True):
     """How often, in steps, the run logs, draws sample grids and saves its state (0: never)."""
 
     every: int = 50
@@ -75,7 +75,7 @@ class Logging(Section):
     state_every: int = 250
 
 
-class Recipe(Section):
+class Recipe(Section, frozen=True):
     """A whole recipe. `config` names a model size; `init` names a checkpoint folder to start from."""
 
     name: str
@@ -147,6 +147,7 @@ def _check(recipe: Recipe, path: Path) -> None:
     problems = {
         "schedule.steps must be positive": recipe.schedule.steps < 1,
         "batch_size must be positive": recipe.batch_size < 1,
+        "data.cached_pairs must be positive": recipe.data.cached_pairs < 1,
         "data.size_weights needs one weight a size": len(recipe.data.sizes) != len(recipe.data.size_weights),
         "data.sizes must be multiples of 32": any(
             side % 32 or side < 32 for size in recipe.data.sizes for side in size

@@ -102,7 +102,7 @@ class TextStage:
 
 
 def _split(logits: Tensor) -> tuple[Tensor, ...]:
-    return logits.split([len(values) for values in FIELDS.values()], dim=-1)
+    return torch.split(logits, [len(values) for values in FIELDS.values()], dim=-1)
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

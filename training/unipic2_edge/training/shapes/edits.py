@@ -72,10 +72,8 @@ def _recolor(scene: Scene, rng: np.random.Generator) -> Edit | None:
         return None
     thing, name = picked
     new = replace(thing, color=_other(rng, list(COLORS), thing.color))
-    if rng.random() < 0.5:
-        text = f"make the {name} {new.color}"
-    else:
-        text = f"change the color of the {name} to {new.color}"
+    plain = rng.random() < 0.5
+    text = f"make the {name} {new.color}" if plain else f"change the color of the {name} to {new.color}"
     return Edit(text, "recolor", scene, _swap(scene, thing, new), (thing,), (new,))
 
 

@@ -26,14 +26,15 @@ def coverage(shape: str, dx: NDArray[np.float32], dy: NDArray[np.float32], radiu
         radius: in pixels.
     """
     distance = _signed_distance(shape, dx, dy, np.float32(radius))
-    return np.clip(np.float32(0.5) - distance, 0.0, 1.0).astype(np.float32)
+    covered: Coverage = np.clip(np.float32(0.5) - distance, 0.0, 1.0).astype(np.float32)
+    return covered
 
 
 def _signed_distance(
     shape: str, dx: NDArray[np.float32], dy: NDArray[np.float32], radius: np.float32
 ) -> NDArray[np.float32]:
     if shape == "circle":
-        return np.hypot(dx, dy) - radius
+        return np.asarray(np.hypot(dx, dy) - radius, dtype=np.float32)
     if shape == "ring":
         middle, half = radius * (1 + RING_HOLE) / 2, radius * (1 - RING_HOLE) / 2
         return np.abs(np.hypot(dx, dy) - middle) - half

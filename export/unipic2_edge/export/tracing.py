@@ -1,0 +1,93 @@
+"""Torch modules to ONNX nodes: one stage traced by torch.export, optimised, its weights left as inputs.
+
+With the weights as inputs nothing is folded into them: they keep their names and are never copied, and the
+nodes serve every module of the same structure.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+
+import onnx_ir as ir
+import torch
+from onnxscript import optimizer
+from torch import Tensor, nn
+
+from .graph_specs import Stage
+
+OPSET = 20  # the newest that JetPack 6's TensorRT 10.3 parses; attention stays in the decomposed form that all fuse
+
+
+@dataclass(frozen=True)
+class Template:
+    """A stage's nodes; the graph's inputs are the stage's own and then its weights, in the order of `weights`."""
+
+    graph: ir.Graph
+    weights: tuple[str, ...]
+
+
+def trace(stage: Stage) -> Template:
+    """Trace a stage's module with its named dimensions dynamic."""
+    model = _export(stage)
+    weights = tuple(name for name in tensors_of(stage.module) if name in model.graph.initializers)
+    for name in weights:
+        value = model.graph.initializers.pop(name)
+        value.const_value = None
+        model.graph.inputs.append(value)
+    optimizer.optimize_ir(model)
+    return Template(model.graph, weights)
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters and floating-point buffers of a module, by name; integers stay constants of the graph."""
+    named = [*module.named_parameters(), *module.named_buffers()]
+    return {name: tensor.detach() for name, tensor in named if tensor.is_floating_point()}
+
+
+def structure_of(stage: Stage) -> str:
+    """What makes two stages' nodes the same: modules, signatures, and the names and shapes of the weights."""
+    signature = [(spec.dtype, spec.shape) for spec in (*stage.inputs, *stage.outputs)]
+    weights = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors_of(stage.module).items()]
+    return f"{stage.module!r} {signature} {weights}"
+
+
+def _export(stage: Stage) -> ir.Model:
+    dynamic = tuple(
+        {axis: torch.export.Dim.DYNAMIC for axis, side in enumerate(tensor.shape) if isinstance(side, str)}
+        for tensor in stage.inputs
+    )
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            stage.module,
+            stage.example(),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[tensor.name for tensor in stage.inputs],
+            dynamic_shapes=dynamic,
+            optimize=False,
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError(f"the exporter returned nothing for {stage.path or stage.module}")
+    return program.model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's chatter: stdout belongs to the command's result."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,14 @@
+"""A tiny random checkpoint, made once for all tests of this folder."""
+
+from __future__ import annotations
+
+import pytest
+
+from unipic2_edge.training.checkpoint import Checkpoint
+from unipic2_edge.training.init import init_checkpoint
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """`tiny-kontext` with random weights."""
+    return init_checkpoint("tiny-kontext", tmp_path_factory.mktemp("checkpoint") / "tiny")
