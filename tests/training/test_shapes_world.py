@@ -18,7 +18,8 @@ from unipic2_edge.training.shapes.scene import BACKGROUNDS, COLORS, SHAPES, Canv
 
 CANVAS = Canvas(64, 64)
 _WORDS = {
-    *["a", "an", "and", "on", "two", "three", "left", "right", "above", "below", "of", "small", "large", "background", "white", "gray", "black"],
+    *("a", "an", "and", "on", "of", "two", "three", "left", "right", "above", "below", "small", "large", "background"),
+    *BACKGROUNDS,
     *COLORS,
     *SHAPES,
     *(shape + ("es" if shape == "cross" else "s") for shape in SHAPES),
