@@ -1,4 +1,4 @@
-"""House rules that no linter holds: sizes of files and functions, what tracked files may say, what documents promise."""
+"""House rules that no linter holds: sizes of files and functions, what files may say, what documents promise."""
 
 from __future__ import annotations
 
@@ -93,6 +93,11 @@ def test_documents_name_only_commands_that_exist(root: Path, tracked: list[Path]
             ]
             unknown += [(path.name, name) for name in re.findall(r"^make ([a-z][\w-]*)", line) if name not in make]
     assert unknown == []
+
+
+def test_the_readme_names_every_command(root: Path) -> None:
+    spans = " ".join(re.findall(r"`([^`\n]+)`", (root / "README.md").read_text(encoding="utf-8")))
+    assert [name for name in COMMANDS if not re.search(rf"\b{name}\b", spans)] == []
 
 
 def _code(text: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from unipic2_edge.runtime import conditioning as module
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.conditioning import TEXT_GRAPHS, TextConditioner

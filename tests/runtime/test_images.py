@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
 from unipic2_edge.runtime.errors import ImageError, OutputError
 from unipic2_edge.runtime.images import edit_grid, open_image, resize_longer_edge, to_array, to_pictures
 from unipic2_edge.runtime.settings import PictureSettings, read_settings, save_picture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from unipic2_edge.runtime.bundle import Bundle, Positions
 from unipic2_edge.runtime.errors import BundleError, RequestError
 from unipic2_edge.runtime.patches import PositionTable, open_positions, patchify, unpatchify

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
+
 from unipic2_edge.runtime import Pipeline
-from unipic2_edge.runtime.bundle import Bundle
+from unipic2_edge.runtime.bundle import Bundle, write_manifest
 from unipic2_edge.runtime.errors import BundleError, ImageError, RequestError, WorkError
 from unipic2_edge.runtime.noise import initial_latents, reference_noise
 
-WORDS = "a red blue circle square make the and on white !".split()
+WORDS = ["a", "red", "blue", "circle", "square", "make", "the", "and", "on", "white", "!"]
 SCALING, SHIFT = 1.5, 0.1
 
 
@@ -37,7 +40,9 @@ class WrittenOut:
 
     def __init__(self, weights: dict, folder: Path) -> None:
         self.w = {name: {key: value.astype(float) for key, value in part.items()} for name, part in weights.items()}
-        self.tables = {key: value.astype(float) for key, value in load_file(folder / "host/positions.safetensors").items()}
+        self.tables = {
+            key: value.astype(float) for key, value in load_file(folder / "host/positions.safetensors").items()
+        }
 
     def text(self, prompt: str) -> tuple[np.ndarray, np.ndarray]:
         words = [4 + WORDS.index(word) for word in prompt.split()]
@@ -83,7 +88,7 @@ class WrittenOut:
         levels = np.linspace(1, 3 * 0.001 / (1 + 2 * 0.001), steps)
         sigmas = np.append(3 * levels / (1 + 2 * levels), 0)
         packed, positions = self.pack(latents), self.positions(height // 2, width // 2)
-        for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+        for sigma, following in pairwise(sigmas):
             given, places = packed, positions
             if reference is not None:
                 given, places = np.concatenate([self.pack(reference), packed]), np.concatenate([positions] * 2)
@@ -130,9 +135,7 @@ def test_generation_is_the_formula(
 
 @pytest.mark.parametrize("guidance", [3.5, 1.0])
 @pytest.mark.parametrize("reference", ["mode", "sample"])
-def test_editing_is_the_formula(
-    pipeline: Pipeline, written_out: WrittenOut, guidance: float, reference: Any
-) -> None:
+def test_editing_is_the_formula(pipeline: Pipeline, written_out: WrittenOut, guidance: float, reference: Any) -> None:
     picture, noise = _picture(), initial_latents((5,), (2, 8, 8))[0]
     result = pipeline.edit(
         picture, "make the circle blue", num_inference_steps=3, guidance_scale=guidance, seed=5, reference=reference
@@ -235,7 +238,7 @@ def test_the_callback_sees_every_step_and_may_replace_latents(pipeline: Pipeline
 
     pipeline.generate("a red circle", height=32, width=16, seed=1, callback_on_step_end=note)
     assert [step for step, _ in seen] == [0, 1, 2, 3]
-    assert seen[0][1] == 1000 and all(a > b for (_, a), (_, b) in zip(seen, seen[1:], strict=False))
+    assert seen[0][1] == 1000 and all(a > b for (_, a), (_, b) in pairwise(seen))
     fixed = np.full((1, 2, 8, 8), 0.25)
     result = pipeline.generate("a red circle", callback_on_step_end=lambda *_: {"latents": fixed})
     np.testing.assert_array_equal(result.latents, fixed)
@@ -329,14 +332,11 @@ def test_generation_needs_no_encoder_of_pictures(folder: Path) -> None:
 def test_a_damaged_file_is_found_before_its_graph_runs(folder: Path) -> None:
     path = folder / "weights/denoiser.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
-    with pytest.raises(BundleError, match="denoiser.safetensors is damaged"):
+    with pytest.raises(BundleError, match=r"denoiser\.safetensors is damaged"):
         Pipeline.load(folder).generate("a red circle")
 
 
 def test_a_bundle_without_text_cannot_generate(bundle: Bundle, folder: Path) -> None:
-    import msgspec
-    from unipic2_edge.runtime.bundle import write_manifest
-
     write_manifest(folder, msgspec.structs.replace(bundle.manifest, text=None))
     with pytest.raises(BundleError, match="no text encoders"):
         Pipeline.load(folder).generate("a red circle")

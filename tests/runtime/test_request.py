@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.errors import BundleError, RequestError
 from unipic2_edge.runtime.noise import initial_latents, reference_noise

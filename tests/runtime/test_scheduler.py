@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+
 from unipic2_edge.runtime.errors import BundleError, RequestError
 from unipic2_edge.runtime.scheduler import FlowMatchEuler, euler_step
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from unipic2_edge.runtime.bundle import Bundle, FileEntry
 from unipic2_edge.runtime.engine import (
     CompiledFrom,
@@ -63,7 +64,7 @@ def test_inputs_that_do_not_fit_are_refused(bundle: Bundle, change: dict[str, An
 def test_a_flipped_weight_never_reaches_the_backend(folder: Path) -> None:
     path = folder / "weights/denoiser.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
-    with pytest.raises(BundleError, match="denoiser.safetensors is damaged"):
+    with pytest.raises(BundleError, match=r"denoiser\.safetensors is damaged"):
         open_session(Bundle(folder), "denoiser")
 
 
@@ -79,7 +80,7 @@ def test_a_graph_the_backend_refuses_is_a_work_error(folder: Path) -> None:
 
 
 def test_a_failure_inside_the_backend_is_a_work_error(bundle: Bundle) -> None:
-    with pytest.raises(WorkError, match="failed in graphs/text_encoder.onnx") as caught:
+    with pytest.raises(WorkError, match=r"failed in graphs/text_encoder\.onnx") as caught:
         open_session(bundle, "text_encoder").run({"input_ids": IDS + 10_000})  # outside the table
     assert "\n" not in caught.value.problem
 
@@ -148,12 +149,12 @@ def test_the_engine_is_used_when_it_is_built(bundle: Bundle, weights: dict) -> N
     _build(bundle)
     assert built_targets(bundle) == ["cpu"]
     assert _doubles(bundle, weights)
-    np.testing.assert_array_equal(open_session(bundle, "vae_decoder").run({"latents": np.zeros((1, 2, 2, 2), np.float32)})["image"], 0)
+    np.testing.assert_array_equal(
+        open_session(bundle, "vae_decoder").run({"latents": np.zeros((1, 2, 2, 2), np.float32)})["image"], 0
+    )
 
 
-def test_another_versions_engine_is_left_alone(
-    bundle: Bundle, weights: dict, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_another_versions_engine_is_left_alone(bundle: Bundle, weights: dict, caplog: pytest.LogCaptureFixture) -> None:
     _build(bundle, backend_version="0.1")
     with caplog.at_level(logging.WARNING):
         assert not _doubles(bundle, weights)

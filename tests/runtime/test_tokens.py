@@ -1,4 +1,4 @@
-"""Tokenisation against transformers, on tokenizers of the published kinds trained here; lengths are refused, not cut."""
+"""Tokenisation against transformers, on tokenizers of the published kinds trained here; nothing is cut off."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
 from unipic2_edge.runtime.bundle import Bundle, TokenizerEntry
 from unipic2_edge.runtime.errors import BundleError, RequestError
 from unipic2_edge.runtime.tokens import PromptTokenizer, open_tokenizers

@@ -86,7 +86,7 @@ def modulation_spec(module: Modulation, dtype: torch.dtype) -> GraphSpec:
         _tensor("context", dtype, "batch", "context", joint),
     )
     outputs = (
-        _tensor("modulation", dtype, "steps", "batch", module.modulation.out_features),
+        _tensor("modulation", dtype, "steps", "batch", module.width),
         _tensor("embedded_context", dtype, "batch", "context", hidden),
     )
     return _whole("modulation", "denoiser", module, inputs, outputs)

@@ -1,6 +1,6 @@
 """The denoiser as a pure sequence model, in two graphs: modulation (once a picture) and denoiser (every step).
 
-The adaLN weights see only timestep and pooled text, so they are taken out of the blocks and computed for all
+The adaLN weights see only timestep and pooled text, so they are taken out of the blocks and applied for all
 steps at once; what is left takes patches and positions, whatever the picture's shape. The mathematics is that
 of `KontextTransformer`, unchanged.
 """
@@ -19,25 +19,51 @@ from .blocks import ModulationParts, PatchEmbedding, SequenceBlock, SequenceHead
 class Modulation(nn.Module):
     """timestep [T], pooled [B, P], context [B, L, J] → modulation [T, B, M], embedded context [B, L, D].
 
-    The two small embedders run in float32 whatever the precision: timesteps up to 1000 and their differences
-    do not survive half precision well, and 8 of 2,243 million weights cost nothing.
+    The modulation holds every adaLN linear's output in the order in which the blocks use them. The two small
+    embedders run in float32 whatever the precision: timesteps up to 1000 and their differences do not survive
+    half precision well, and 8 of 2,243 million weights cost nothing.
     """
 
-    def __init__(self, transformer: KontextTransformer, projection: nn.Linear) -> None:
+    def __init__(self, transformer: KontextTransformer) -> None:
         super().__init__()
         embedding = transformer.time_text_embed
         self.time_proj = embedding.time_proj
         self.timestep_embedder = embedding.timestep_embedder.float()
         self.text_embedder = embedding.text_embedder.float()
         self.context_embedder = transformer.context_embedder
-        self.modulation = projection
+        # The linears alone, under the names they have in the checkpoint.
+        self.transformer_blocks = nn.ModuleList(_AdaLN(block) for block in transformer.transformer_blocks)
+        self.norm_out = _Linear(transformer.norm_out.linear)
+        adaln = [module for name, module in self.named_modules() if name.endswith(".linear")]
+        self.width = sum(linear.out_features for linear in adaln if isinstance(linear, nn.Linear))  # M
 
     def forward(self, timestep: Tensor, pooled: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Every step's modulation in one call."""
         times = self.timestep_embedder(self.time_proj(timestep))  # [T, D]
         texts = self.text_embedder(pooled.float())  # [B, D]
-        embedding = functional.silu(times[:, None] + texts[None])  # [T, B, D]
-        return self.modulation(embedding.to(context.dtype)), self.context_embedder(context)
+        embedding = functional.silu(times[:, None] + texts[None]).to(context.dtype)  # [T, B, D]
+        parts = [part for block in self.transformer_blocks for part in block(embedding)]
+        modulation = torch.cat([*parts, self.norm_out.linear(embedding)], dim=-1)  # [T, B, M]
+        return modulation, self.context_embedder(context)
+
+
+class _Linear(nn.Module):
+    """An adaLN's linear in the place where the checkpoint names it."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear
+
+
+class _AdaLN(nn.Module):
+    """One block's two adaLN linears: of the image's norm, then of the context's."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.norm1, self.norm1_context = _Linear(block.norm1.linear), _Linear(block.norm1_context.linear)
+
+    def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        return self.norm1.linear(embedding), self.norm1_context.linear(embedding)
 
 
 class SequenceDenoiser(nn.Module):
@@ -63,30 +89,8 @@ class SequenceDenoiser(nn.Module):
 
 
 def split(transformer: KontextTransformer) -> tuple[Modulation, SequenceDenoiser]:
-    """Take a transformer apart into its two graphs, which share its modules.
-
-    The transformer is used up: its adaLN linears are freed one by one as they are copied into one.
-    """
-    denoiser = SequenceDenoiser(transformer)
-    return Modulation(transformer, _take_modulation(transformer)).eval(), denoiser.eval()
-
-
-def _take_modulation(transformer: KontextTransformer) -> nn.Linear:
-    """Move every adaLN linear's rows into one linear D → M, in the order of `ModulationParts`."""
-    norms = [norm for block in transformer.transformer_blocks for norm in (block.norm1, block.norm1_context)]
-    norms.append(transformer.norm_out)
-    width = sum(norm.linear.out_features for norm in norms)
-    first = norms[0].linear.weight
-    projection = nn.Linear(first.shape[1], width, dtype=first.dtype, device="meta").to_empty(device=first.device)
-    start = 0
-    with torch.no_grad():
-        for norm in norms:
-            stop = start + norm.linear.out_features
-            projection.weight[start:stop] = norm.linear.weight
-            projection.bias[start:stop] = norm.linear.bias
-            norm.linear = nn.Identity()
-            start = stop
-    return projection
+    """Take a transformer apart into its two graphs, which share its modules (and so use it up)."""
+    return Modulation(transformer).eval(), SequenceDenoiser(transformer).eval()
 
 
 def _patch_projection(transformer: KontextTransformer) -> nn.Linear:
@@ -112,12 +116,12 @@ def position_tensors(table: Tensor) -> dict[str, Tensor]:
     """A position table [max, max, D] as {"x", "y"} [max, D/2] when it is separable, else as {"table"}.
 
     diffusers' sine-cosine table holds x in the first half of the channels and y in the second; a checkpoint
-    whose buffer is anything else keeps the whole table.
+    whose buffer is anything else keeps the whole table. Compared as stored, returned in float32.
     """
     half = table.shape[-1] // 2
     x, y = table[0, :, :half], table[:, 0, half:]
     if torch.equal(table[..., :half], x[None].expand_as(table[..., :half])) and torch.equal(
         table[..., half:], y[:, None].expand_as(table[..., half:])
     ):
-        return {"x": x.contiguous(), "y": y.contiguous()}
-    return {"table": table.contiguous()}
+        return {"x": x.float().contiguous(), "y": y.float().contiguous()}
+    return {"table": table.float().contiguous()}

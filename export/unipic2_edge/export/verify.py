@@ -19,6 +19,8 @@ from unipic2_edge.runtime.patches import open_positions, patchify, unpatchify
 from unipic2_edge.runtime.session import Session, open_session
 from unipic2_edge.training.checkpoint import Checkpoint
 
+from .twin import Float32Twin
+
 #: Largest relative error that counts as the same numbers, by precision of the component.
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2}
 
@@ -65,6 +67,12 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, done: Callable[[str], None] =
     return drifts
 
 
+def _open(bundle: Bundle, graph: str) -> Session:
+    """The graph as it is served on a CPU; a bfloat16 one by its float32 twin."""
+    precision = bundle.manifest.components[bundle.graph(graph).component].precision
+    return Float32Twin(bundle, graph) if precision == "bfloat16" else open_session(bundle, graph)
+
+
 _Comparison = tuple[str, str, Floats, Tensor]  # output, case, made by the bundle, expected
 
 
@@ -79,7 +87,7 @@ def _drift(component: str, output: str, case: str, made: Floats, expected: Tenso
 
 def _denoiser(bundle: Bundle, checkpoint: Checkpoint, component: str) -> Iterator[_Comparison]:
     transformer = checkpoint.load_transformer()
-    modulation, denoiser = open_session(bundle, "modulation"), open_session(bundle, "denoiser")
+    modulation, denoiser = _open(bundle, "modulation"), _open(bundle, "denoiser")
     space, table = bundle.manifest.latents, open_positions(bundle)
     config = transformer.config
     generator = torch.Generator().manual_seed(1)
@@ -110,7 +118,7 @@ def _denoiser(bundle: Bundle, checkpoint: Checkpoint, component: str) -> Iterato
 
 def _vae(bundle: Bundle, checkpoint: Checkpoint, component: str) -> Iterator[_Comparison]:
     vae = checkpoint.load_vae()
-    encoder, decoder = open_session(bundle, "vae_encoder"), open_session(bundle, "vae_decoder")
+    encoder, decoder = _open(bundle, "vae_encoder"), _open(bundle, "vae_decoder")
     generator = torch.Generator().manual_seed(2)
     for height, width in ((64, 64), (96, 64)):
         image = torch.rand(1, 3, height, width, generator=generator) * 2 - 1
@@ -125,7 +133,7 @@ def _vae(bundle: Bundle, checkpoint: Checkpoint, component: str) -> Iterator[_Co
 
 def _text(bundle: Bundle, checkpoint: Checkpoint, component: str) -> Iterator[_Comparison]:
     encoder = checkpoint.load_text_encoder(component)
-    session = open_session(bundle, component)
+    session = _open(bundle, component)
     ids = checkpoint.tokenizers()(["a red circle", "two blue squares on a white background", ""])
     chosen = ids[("text_encoder", "text_encoder_2", "text_encoder_3").index(component)]
     made = session.run(_arrays(session, input_ids=chosen))

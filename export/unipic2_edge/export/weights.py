@@ -42,9 +42,9 @@ def write_weights(path: Path, tensors: Mapping[str, ir.TensorProtocol]) -> dict[
     with replacing(path) as temporary, temporary.open("wb") as stream:
         stream.write(len(header).to_bytes(8, "little") + header)
         for name in sorted(tensors):
-            data = tensors[name].tobytes()
-            places[name] = (stream.tell(), len(data))
-            stream.write(data)
+            offset = stream.tell()
+            tensors[name].tofile(stream)
+            places[name] = (offset, stream.tell() - offset)
     if places and min(place[0] for place in places.values()) != start:
         raise RuntimeError("the safetensors header and its data disagree")  # a bug, not a user's mistake
     return places

@@ -40,8 +40,9 @@ class Autoencoder:
 
     def decode(self, latents: Floats) -> Floats:
         """Latents [B, C, h, w] → pictures [B, 3, H, W]."""
-        unscaled = latents / np.float32(self._space.scaling_factor) + np.float32(self._space.shift_factor)
-        pixels = latents.shape[2] * latents.shape[3] * self._space.factor**2
+        space = self._space
+        unscaled = np.asarray(latents / space.scaling_factor + space.shift_factor, dtype=np.float32)
+        pixels = latents.shape[2] * latents.shape[3] * space.factor**2
         return self._in_pieces("vae_decoder", "latents", unscaled, pixels)["image"]
 
     def _in_pieces(self, graph: str, name: str, batch: Floats, pixels: int) -> dict[str, Floats]:

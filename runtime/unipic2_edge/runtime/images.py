@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import ImageError
+from .errors import ImageError, RequestError
 
 Floats = NDArray[np.float32]
+Picture = Path | str | Image.Image
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 16_800_000
@@ -47,6 +49,23 @@ def open_image(source: Path | str | Image.Image) -> Image.Image:
         raise ImageError(f"{path} is not a picture that can be read", _OTHER) from error
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise for damaged files
         raise ImageError(f"{path} is damaged: {error}", _OTHER) from error
+
+
+def open_images(image: Picture | Sequence[Picture], count: int, num_images: int) -> list[Image.Image]:
+    """One picture for all, or one for each of `count` (each instruction's `num_images` times).
+
+    Raises:
+        ImageError: as `open_image`.
+        RequestError: another number of pictures than of instructions.
+    """
+    if isinstance(image, (str, Path, Image.Image)):
+        return [open_image(image)]
+    if len(image) * num_images != count:
+        raise RequestError(
+            f"there are {len(image)} pictures for {count // num_images} instructions",
+            "give one picture, or one for each instruction",
+        )
+    return [picture for one in image for picture in [open_image(one)] * num_images]
 
 
 def resize_longer_edge(size: tuple[int, int], target: int, grid: int) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from .bundle import Bundle
 from .conditioning import TEXT_GRAPHS, TextConditioner
 from .denoising import Denoising
 from .errors import RequestError, WorkError
-from .images import edit_grid, open_image, resize_longer_edge, to_array, to_pictures
+from .images import Picture, open_images, to_array, to_pictures
 from .noise import initial_latents, reference_noise
 from .patches import PositionTable, open_positions, patchify, unpatchify
 from .pool import SessionPool
@@ -32,6 +32,7 @@ from .request import (
     Request,
     check_latents,
     make_request,
+    pick_edit_size,
     pick_prompts,
     pick_size,
     task_defaults,
@@ -42,7 +43,6 @@ from .settings import PictureSettings, Reference
 from .tokens import open_text, open_tokenizers
 
 Floats = NDArray[np.float32]
-Picture = Path | str | Image.Image
 #: (pipeline, step, timestep, {"latents": [n, C, h, w]}) → None, or a dict whose "latents" replace them.
 StepCallback = Callable[["Pipeline", int, float, dict[str, Any]], "dict[str, Any] | None"]
 
@@ -161,29 +161,14 @@ class Pipeline:
         if reference == "sample" and latents is not None:
             raise RequestError("a sampled reference needs a seed, and latents have none", 'use reference="mode"')
         prompts = pick_prompts(instruction, num_images)
-        pictures = _one_for_each(image, len(prompts), num_images)
+        pictures = open_images(image, len(prompts), num_images)
         if size is not None or (height is None and width is None and latents is None):
-            target = self._longer_edge(pictures, size)
+            target = pick_edit_size(self.manifest, [picture.size for picture in pictures], size)
         else:
             target = pick_size(height, width, latents, self._factor, pictures[0].size)
         options = Options(negative_prompt, num_inference_steps, guidance_scale, seed, latents, reference)
         request = make_request(self.manifest, "edit", prompts, target, options)
         return self._run(request, [picture.resize(target) for picture in pictures], callback_on_step_end)
-
-    def _longer_edge(self, pictures: list[Image.Image], size: int | None) -> tuple[int, int]:
-        """The (width, height) at which pictures are edited; they must agree in it."""
-        default, space = task_defaults(self.manifest, "edit"), self.manifest.latents
-        grid = edit_grid(space.factor, space.patch_size)
-        longer = max(default.width, default.height) if size is None else size
-        if longer < grid or longer % grid:
-            raise RequestError(
-                f"the size {longer} does not fit: the longer edge must be a multiple of {grid}",
-                f"the nearest size that fits is {max(grid, round(longer / grid) * grid)}",
-            )
-        sizes = {resize_longer_edge(picture.size, longer, grid) for picture in pictures}
-        if len(sizes) > 1:
-            raise RequestError("the pictures have different shapes", "edit them one by one, or give height and width")
-        return sizes.pop()
 
     def _run(self, request: Request, pictures: list[Image.Image] | None, callback: StepCallback | None) -> Result:
         """Text → (reference →) sampling → decoding; every stage timed."""
@@ -299,18 +284,6 @@ class Pipeline:
     def _conditioner(self) -> TextConditioner:
         tokenizers = open_tokenizers(self.bundle)
         return TextConditioner(tokenizers, self.sessions, open_text(self.bundle).context_dim)
-
-
-def _one_for_each(image: Picture | Sequence[Picture], count: int, num_images: int) -> list[Image.Image]:
-    """One picture for all, or one for each of `count` (each instruction's `num_images` times)."""
-    if isinstance(image, (str, Path, Image.Image)):
-        return [open_image(image)]
-    if len(image) * num_images != count:
-        raise RequestError(
-            f"there are {len(image)} pictures for {count // num_images} instructions",
-            "give one picture, or one for each instruction",
-        )
-    return [picture for one in image for picture in [open_image(one)] * num_images]
 
 
 def _graphs(*, editing: bool) -> list[str]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .bundle import Manifest, TaskDefaults
 from .errors import BundleError, RequestError
+from .images import edit_grid, resize_longer_edge
 from .settings import Reference, Task
 
 Floats = NDArray[np.float32]
@@ -119,6 +120,27 @@ def pick_size(
             f"the latents are those of a {size[0]}x{size[1]} picture", "leave the size out, or give that one"
         )
     return size
+
+
+def pick_edit_size(manifest: Manifest, sizes: Sequence[tuple[int, int]], longer: int | None) -> tuple[int, int]:
+    """The (width, height) at which pictures of these sizes are edited: the longer edge given, or the default's.
+
+    Raises:
+        RequestError: the longer edge is off the grid, or the pictures' shapes ask for different sizes.
+        BundleError: the bundle was not made for editing.
+    """
+    default, space = task_defaults(manifest, "edit"), manifest.latents
+    grid = edit_grid(space.factor, space.patch_size)
+    target = max(default.width, default.height) if longer is None else longer
+    if target < grid or target % grid:
+        raise RequestError(
+            f"the size {target} does not fit: the longer edge must be a multiple of {grid}",
+            f"the nearest size that fits is {max(grid, round(target / grid) * grid)}",
+        )
+    found = {resize_longer_edge(size, target, grid) for size in sizes}
+    if len(found) > 1:
+        raise RequestError("the pictures have different shapes", "edit them one by one, or give height and width")
+    return found.pop()
 
 
 def task_defaults(manifest: Manifest, task: Task) -> TaskDefaults:

@@ -171,6 +171,9 @@ def _session_options(runtime: Any, threads: int | None) -> Any:
     options.inter_op_num_threads = 1  # the graphs are chains: nothing to run side by side
     options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # Idle threads that spin take the processor from whoever else needs it: with two other busy processes on 4
+    # cores, 28 steps of a 5 M-parameter denoiser took 2.3-3.0 s with spinning and 0.42-0.52 s without.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
     return options

@@ -10,24 +10,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from safetensors import safe_open
 from transformers import AutoTokenizer, CLIPTextModelWithProjection, T5EncoderModel
 
 from .conditioning import TextConditioner, TokenIds
-from .errors import CheckpointError, OutputError
+from .errors import CheckpointError
+from .folders import publishing
 from .transformer import KontextTransformer
+
+# The libraries' own bars would run through ours.
+diffusers.utils.logging.disable_progress_bar()
+transformers.utils.logging.disable_progress_bar()
 
 MODELS = ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
@@ -44,6 +47,12 @@ _CLASSES: dict[str, tuple[str, str]] = {
     "tokenizer_2": ("transformers", "CLIPTokenizer"),
     "tokenizer_3": ("transformers", "T5TokenizerFast"),
 }
+
+
+_FILES = {"scheduler": "scheduler_config.json"} | dict.fromkeys(TOKENIZERS, "tokenizer.json")
+
+
+_POSITIONS = "pos_embed.pos_embed"
 
 
 class TextTokenizers:
@@ -115,25 +124,28 @@ class Checkpoint:
         return self.folder / part
 
     def has(self, part: str) -> bool:
-        """Whether a part is there, by its config."""
-        names = {"scheduler": "scheduler_config.json"} | dict.fromkeys(TOKENIZERS, "tokenizer.json")
-        return (self.folder / part / names.get(part, "config.json")).is_file()
+        """Whether a part is there: a model by its weights, the others by their one file."""
+        if part in MODELS:
+            return any((self.folder / part).glob("*.safetensors"))
+        return (self.folder / part / _FILES[part]).is_file()
 
     def config(self, part: str) -> dict[str, Any]:
-        """The config of a model part, as stored.
+        """The config of a model part, as stored; it may be there without the weights.
 
         Raises:
-            CheckpointError: the checkpoint lacks the part, or its config is damaged.
+            CheckpointError: the config is missing or damaged.
         """
-        path = self.path(part) / "config.json"
+        path = self.folder / part / "config.json"
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}", "complete the checkpoint") from error
         except ValueError as error:
             raise CheckpointError(f"{path} is not JSON: {error}", "fetch or make this part again") from error
         return content
 
     def position_table(self) -> torch.Tensor:
-        """The stored position embeddings [max, max, D] in float32, read without the rest of the transformer.
+        """The stored position embeddings [max, max, D], read without the rest of the transformer.
 
         Published files hold them as a buffer; where they are absent, diffusers makes them from the config, and
         so does this.
@@ -142,14 +154,16 @@ class Checkpoint:
         size = config["pos_embed_max_size"]
         for path in sorted((self.folder / "transformer").glob("*.safetensors")):
             with safe_open(path, framework="pt") as tensors:
-                if "pos_embed.pos_embed" in tensors.keys():  # noqa: SIM118 - not a dict
-                    table: torch.Tensor = tensors.get_tensor("pos_embed.pos_embed")
-                    return table.float().reshape(size, size, -1)
+                if _POSITIONS in tensors.keys():  # noqa: SIM118 - not a dict
+                    table: torch.Tensor = tensors.get_tensor(_POSITIONS)
+                    return table.reshape(size, size, -1)
         return position_table(config)
 
     def load_transformer(self, dtype: torch.dtype = torch.float32) -> KontextTransformer:
         """The denoiser, in evaluation mode."""
-        transformer: KontextTransformer = self._load(KontextTransformer, "transformer", torch_dtype=dtype)
+        transformer: KontextTransformer = self._load(
+            KontextTransformer, "transformer", may_lack=(_POSITIONS,), torch_dtype=dtype
+        )
         return transformer
 
     def load_vae(self, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
@@ -190,7 +204,7 @@ class Checkpoint:
         """One hash over the names and bytes of every weight, config and tokenizer file, in sorted order."""
         digest = hashlib.sha256()
         for path in self._files():
-            digest.update(f"{path.relative_to(self.folder).as_posix()}\0".encode())
+            digest.update(f"{path.relative_to(self.folder).as_posix()}\0{path.stat().st_size}\0".encode())
             with path.open("rb") as stream:
                 while chunk := stream.read(1 << 20):
                     digest.update(chunk)
@@ -204,15 +218,25 @@ class Checkpoint:
             if path.suffix in (".json", ".safetensors", ".model", ".txt") and path.is_file()
         ]
 
-    def _load(self, kind: Any, part: str, **options: Any) -> Any:
+    def _load(self, kind: Any, part: str, may_lack: tuple[str, ...] = (), **options: Any) -> Any:
         path = self.path(part)
         try:
-            return kind.from_pretrained(path, use_safetensors=True, **options).eval()
+            model, report = kind.from_pretrained(path, use_safetensors=True, output_loading_info=True, **options)
         except Exception as error:  # the libraries raise many kinds for damaged files
             raise CheckpointError(
                 f"{part} of {self.folder} cannot be loaded: {_first_line(error)}",
                 "fetch or make this part again",
             ) from error
+        # The libraries fill missing weights with random numbers and go on.
+        missing = sorted(set(report["missing_keys"]) - set(may_lack))
+        if missing:
+            raise CheckpointError(
+                f"{part} of {self.folder} lacks {len(missing)} of its tensors, {missing[0]} the first",
+                "fetch or make this part again",
+            )
+        if _POSITIONS in report["missing_keys"]:
+            model.pos_embed.pos_embed = position_table(self.config(part)).flatten(0, 1)[None].to(model.dtype)
+        return model.eval()
 
 
 def position_table(config: dict[str, Any]) -> torch.Tensor:
@@ -239,15 +263,16 @@ def save_checkpoint(
     The folder appears whole or not at all.
 
     Raises:
-        OutputError: `folder` exists and is not empty.
+        OutputError: `folder` exists and is not empty, or cannot be written.
+        WorkError: the disk is full.
     """
-    with _publishing(folder) as temporary:
+    with publishing(folder) as temporary:
         for part in PARTS:
             if part in parts:
                 parts[part].save_pretrained(temporary / part)
             elif base is not None and base.has(part):
                 shutil.copytree(base.path(part), temporary / part)
-        made = [part for part in PARTS if (temporary / part).exists()]
+        made = [part for part in PARTS if Checkpoint(temporary).has(part)]
         index = {"_class_name": "StableDiffusion3Pipeline"} | {part: list(_CLASSES[part]) for part in made}
         _write_json(temporary / "model_index.json", index)
         kept = defaults if defaults is not None else base.defaults() if base is not None else {}
@@ -258,27 +283,3 @@ def save_checkpoint(
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _publishing(folder: Path) -> Iterator[Path]:
-    """A temporary sibling that is fsynced and renamed to `folder` when the block ends well."""
-    if folder.exists() and any(folder.iterdir()):
-        raise OutputError(
-            f"{folder} exists already and is not empty",
-            "give another output folder, or remove this one first",
-        )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
-    try:
-        yield temporary
-        for path in temporary.rglob("*"):
-            if path.is_file():
-                with path.open("rb+") as stream:
-                    os.fsync(stream.fileno())
-        temporary.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderKL, ConfigMixin, FlowMatchEulerDiscreteScheduler
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from .checkpoint import MODELS, Checkpoint, position_table, save_checkpoint
-from .configs import KONTEXT, KontextConfig
+from .configs import KONTEXT, RELEASED_DEFAULTS, KontextConfig
 from .corpus import sentences
 from .errors import RequestError
 from .tokenizers import clip_tokenizer, t5_tokenizer
@@ -29,7 +29,7 @@ def init_checkpoint(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Checkpoint:
-    """Write a random checkpoint of a named size; tokenizers and scheduler are always there.
+    """Write a random checkpoint of a named size; tokenizers, scheduler and all configs are always there.
 
     Every tensor is different (equal ones would be merged in a compiled engine, and its size would lie) and
     scaled so that activations stay finite at full depth. Models are made in `dtype` from the start and one
@@ -37,7 +37,8 @@ def init_checkpoint(
 
     Raises:
         RequestError: no such config or component.
-        OutputError: the folder exists and is not empty.
+        OutputError: the folder exists and is not empty, or cannot be written.
+        WorkError: the disk is full.
     """
     if name not in KONTEXT:
         raise RequestError(f"there is no config {name!r}", f"use one of {', '.join(KONTEXT)}")
@@ -47,9 +48,8 @@ def init_checkpoint(
     config = KONTEXT[name]
     texts = list(_texts())
     parts: dict[str, Any] = {
-        component: _Model(component, config, dtype, seed + index)
+        component: _Model(component, config, dtype, seed + index if component in components else None)
         for index, component in enumerate(MODELS)
-        if component in components
     }
     parts["scheduler"] = FlowMatchEulerDiscreteScheduler(**config.scheduler)
     for part, encoder, pad in (
@@ -67,43 +67,49 @@ def _texts() -> list[str]:
 
 
 def _defaults(config: KontextConfig) -> dict[str, dict[str, Any]]:
-    """Small models draw small pictures; the full size keeps the released scripts' defaults."""
-    if config.transformer["sample_size"] >= 128:
-        return {}
-    task = {"height": _SMALL_SIDE, "width": _SMALL_SIDE, "num_inference_steps": 28, "guidance_scale": 3.5}
+    """Small models draw small pictures, the full size the released ones.
+
+    The released negative prompt of editing is left out: a stand-in vocabulary spells it letter by letter, and
+    then it is too long.
+    """
+    task = RELEASED_DEFAULTS["generate"]
+    if config.transformer["sample_size"] < 128:
+        task = task | {"height": _SMALL_SIDE, "width": _SMALL_SIDE, "num_inference_steps": 28}
     return {"generate": task, "edit": task}
 
 
 class _Model:
-    """A component that is made only when it is saved, and let go right after."""
+    """A component that is made only when it is saved, and let go right after; without a seed its config alone."""
 
-    def __init__(self, component: str, config: KontextConfig, dtype: torch.dtype, seed: int) -> None:
+    def __init__(self, component: str, config: KontextConfig, dtype: torch.dtype, seed: int | None) -> None:
         self.component, self.config, self.dtype, self.seed = component, config, dtype, seed
 
     def save_pretrained(self, folder: Path) -> None:
         """Make the module with random weights and save it."""
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(self.dtype)
-        try:
-            model = _module(self.component, self.config)
-        finally:
-            torch.set_default_dtype(default)
-        randomise(model.to(self.dtype), self.seed)
+        model = _meta_module(self.component, self.config, self.dtype)
+        if self.seed is None:
+            folder.mkdir()
+            _save_config(model, folder)
+            return
+        model = model.to_empty(device="cpu")
+        if hasattr(model, "tie_weights"):
+            model.tie_weights()
+        randomise(model, self.seed)
+        if self.component == "transformer":
+            table = position_table(self.config.transformer).flatten(0, 1)[None]  # [1, max·max, D]
+            model.pos_embed.pos_embed = table.to(self.dtype)
         model.save_pretrained(folder)
 
 
-def _module(component: str, config: KontextConfig) -> Any:
-    """The module with undefined parameters: built on the meta device, so nothing is initialised twice."""
-    with torch.device("meta"):
-        model = _build(component, config)
-    model = model.to_empty(device="cpu")
-    if hasattr(model, "tie_weights"):
-        model.tie_weights()
-    if component == "transformer":
-        sizes = config.transformer
-        table = position_table(sizes)
-        model.pos_embed.pos_embed.copy_(table[None].flatten(1, 2))
-    return model
+def _meta_module(component: str, config: KontextConfig, dtype: torch.dtype) -> Any:
+    """The module in its dtype without memory: nothing is initialised twice, or converted."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            return _build(component, config)
+    finally:
+        torch.set_default_dtype(default)
 
 
 def _build(component: str, config: KontextConfig) -> Any:
@@ -114,6 +120,14 @@ def _build(component: str, config: KontextConfig) -> Any:
     if component == "text_encoder_3":
         return T5EncoderModel(T5Config(**config.text_encoder_3))
     return CLIPTextModelWithProjection(CLIPTextConfig(**getattr(config, component)))
+
+
+def _save_config(model: Any, folder: Path) -> None:
+    """`config.json` as the two libraries write it."""
+    if isinstance(model, ConfigMixin):
+        model.save_config(folder)
+    else:
+        model.config.save_pretrained(folder)
 
 
 @torch.no_grad()
