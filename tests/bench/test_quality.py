@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -32,6 +33,8 @@ class _Editor:
         self.calls.append({"instructions": instructions, **options})
         edits = evaluation_edits(SETTINGS.prompts, SETTINGS.canvas, PROMPT_SEED)[start : start + len(images)]
         assert [edit.text for edit in edits] == instructions
+        for edit, image in zip(edits, images, strict=True):
+            np.testing.assert_array_equal(np.asarray(image), render(edit.source))
         made = [Image.fromarray(render(edit.target)) for edit in edits]
         return _Result(made if self.ideal else images)
 

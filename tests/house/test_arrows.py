@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from unipic2_edge.runtime.cli import COMMANDS
+
 FRAMEWORKS = {"torch", "transformers", "diffusers", "accelerate", "onnx", "onnxscript", "scipy", "tensorboard"}
 LIBRARIES = {"numpy", "PIL", "msgspec", "onnxruntime", "tokenizers", "safetensors", "tqdm", "filelock", "psutil"}
 
@@ -32,12 +34,15 @@ def test_help_loads_the_standard_library_alone() -> None:
     assert _loaded_by(program) & (FRAMEWORKS | LIBRARIES) == set()
 
 
+@pytest.mark.parametrize("module", sorted({module for module, _ in COMMANDS.values()}))
+def test_describing_a_command_loads_no_framework(module: str) -> None:
+    assert _loaded_by(f"import {module}") & FRAMEWORKS == set()
+
+
 @pytest.mark.parametrize(
     "module",
     [
         "unipic2_edge.runtime.pipeline",
-        "unipic2_edge.runtime.commands",
-        "unipic2_edge.engines.commands",
         "unipic2_edge.engines.cpu",
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse, torch
+import argparse
 from pathlib import Path
 
 from unipic2_edge.runtime.cli import Outcome, add_common_arguments
