@@ -1,1 +1,1 @@
-"""From checkpoint to bundle: ONNX graphs without weights, shared weights, host tables, and the proof that they agree."""
+"""From checkpoint to bundle: ONNX graphs without weights, shared weights, host tables, and the proof of it."""

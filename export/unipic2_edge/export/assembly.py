@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
@@ -94,8 +95,10 @@ class _Assembly:
 
     def _transposed(self, node: ir.Node, known: dict[ir.Value, ir.Value]) -> ir.Value | None:
         """A weight's transposition as a weight: a view now, and a copy only while it is being written."""
-        weight = self.weights.get(known[node.inputs[0]].name or "") if node.inputs and node.inputs[0] is not None else None
-        if node.op_type != "Transpose" or weight is None:
+        if node.op_type != "Transpose" or node.inputs[0] is None:
+            return None
+        weight = self.weights.get(known[node.inputs[0]].name or "")
+        if weight is None:
             return None
         permutation = node.attributes["perm"].as_ints()
         return self._weight(f"{weight.value.name}.transposed", weight.tensor.permute(*permutation))
@@ -116,7 +119,8 @@ class _Assembly:
         if key not in self.constants:
             name = f"{self.spec.name}.constant.{len(self.constants)}"
             tensor = ir.Tensor(array, dtype=old.const_value.dtype, name=name)
-            self.constants[key] = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+            kind = ir.TensorType(tensor.dtype)
+            self.constants[key] = ir.Value(name=name, shape=tensor.shape, type=kind, const_value=tensor)
         return self.constants[key]
 
     def finish(self) -> ir.Model:
@@ -127,7 +131,12 @@ class _Assembly:
             value.type = ir.TensorType(_dtype(tensor.dtype))
         constants = [*(weight.value for weight in self.weights.values()), *self.constants.values()]
         graph = ir.Graph(
-            self.inputs, outputs, nodes=self.nodes, initializers=constants, opset_imports={"": OPSET}, name=self.spec.name
+            self.inputs,
+            outputs,
+            nodes=self.nodes,
+            initializers=constants,
+            opset_imports={"": OPSET},
+            name=self.spec.name,
         )
         model = ir.Model(graph, ir_version=IR_VERSION, producer_name="unipic2-edge")
         passes.RemoveUnusedNodesPass()(model)
@@ -148,12 +157,12 @@ def _dtype(name: str) -> ir.DataType:
     return {"float32": ir.DataType.FLOAT}.get(name) or ir.DataType[name.upper()]
 
 
-def weights_of(model: ir.Model) -> dict[str, ir.TensorProtocol]:
+def weights_of(model: ir.Model) -> dict[str, ir.Tensor[Any]]:
     """The initialisers that belong in the weights file, by name."""
     return {
         name: value.const_value
         for name, value in model.graph.initializers.items()
-        if value.const_value is not None and value.const_value.nbytes >= EXTERNAL_FROM
+        if isinstance(value.const_value, ir.Tensor) and value.const_value.nbytes >= EXTERNAL_FROM
     }
 
 
@@ -166,6 +175,6 @@ def write_graph(path: Path, model: ir.Model, location: str, places: Mapping[str,
     for name, tensor in weights_of(model).items():
         offset, length = places[name]
         model.graph.initializers[name].const_value = ir.ExternalTensor(
-            location, offset, length, tensor.dtype, shape=ir.Shape(list(tensor.shape)), name=name
+            location, offset, length, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
         )
     write_bytes(path, ir.to_proto(model).SerializeToString(deterministic=True))

@@ -29,7 +29,8 @@ class SequenceBlock(nn.Module):
 
     def forward(self, tokens: Tensor, context: Tensor, modulation: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """One block; `modulation` holds the image's shifts, scales and gates, then the context's."""
-        image, text = modulation[:, None].split([self.image_width, self.width - self.image_width], dim=-1)  # [B, 1, m]
+        widths = [self.image_width, self.width - self.image_width]
+        image, text = torch.split(modulation[:, None], widths, dim=-1)  # [B, 1, m]
         parts = image.chunk(6 if self.attn2 is None else 9, dim=-1)
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = parts[:6]
         normed = _norm(tokens)
@@ -91,7 +92,7 @@ class ModulationParts(nn.Module):
 
     def forward(self, modulation: Tensor) -> tuple[Tensor, ...]:
         """Cut along the last axis."""
-        return tuple(modulation.split(self.widths, dim=-1))  # type: ignore[no-untyped-call]
+        return torch.split(modulation, list(self.widths), dim=-1)
 
 
 def _norm(states: Tensor) -> Tensor:
@@ -104,8 +105,9 @@ def _modulate(states: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 def _heads(states: Tensor, norm: nn.Module | None, heads: int) -> Tensor:
     """[B, N, D] → [B, heads, N, D/heads], normalised head by head where the model does so."""
-    split = states.unflatten(-1, (heads, -1)).transpose(1, 2)
-    return split if norm is None else norm(split)
+    split = torch.unflatten(states, -1, (heads, -1)).transpose(1, 2)
+    normed: Tensor = split if norm is None else norm(split)
+    return normed
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from unipic2_edge.runtime.cli import Outcome
+
+if TYPE_CHECKING:
+    from unipic2_edge.runtime.bundle import Bundle
+    from unipic2_edge.training.checkpoint import Checkpoint
+
+    from .verify import Drift
 
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +27,11 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="only these of denoiser, vae, text_encoder, text_encoder_2, text_encoder_3",
     )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="measure the bundle's drift right after, as `verify` does (loads the models in float32)",
+    )
 
 
 def export(arguments: argparse.Namespace) -> Outcome:
@@ -27,11 +39,13 @@ def export(arguments: argparse.Namespace) -> Outcome:
 
     Raises:
         CheckpointError, RecipeError, OutputError, WorkError: see `write_bundle`.
+        WorkError: with `--verify`, the numbers differ by more than the tolerance.
     """
     from unipic2_edge.runtime.progress import progress
     from unipic2_edge.training.checkpoint import Checkpoint
 
-    from .bundle_writer import COMPONENTS, write_bundle
+    from .bundle_writer import write_bundle
+    from .components import COMPONENTS
     from .recipes import find_recipe
 
     recipe = find_recipe(arguments.recipe)
@@ -47,6 +61,12 @@ def export(arguments: argparse.Namespace) -> Outcome:
         "bytes": size,
     }
     lines = [f"{arguments.bundle}: {len(manifest.graphs)} graphs, {size / 1e6:.1f} MB, {recipe.name}"]
+    if arguments.verify:
+        from unipic2_edge.runtime.bundle import Bundle
+
+        drifts = _measure(Bundle(arguments.bundle), checkpoint, arguments)
+        result["worst"] = _worst(drifts)
+        lines += _table(drifts)
     return Outcome(result, lines)
 
 
@@ -54,7 +74,11 @@ def verify_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `verify`."""
     parser.add_argument("bundle", metavar="BUNDLE", type=Path)
     parser.add_argument(
-        "--checkpoint", metavar="DIR", type=Path, required=True, help="the checkpoint it was exported from"
+        "--checkpoint",
+        metavar="DIR",
+        type=Path,
+        help="the checkpoint it was exported from; without it every file's hash is checked, and the drift as it was "
+        "last measured is shown",
     )
 
 
@@ -62,32 +86,55 @@ def verify(arguments: argparse.Namespace) -> Outcome:
     """Compare a bundle with its checkpoint, record the drift in `quality.json`, and fail when it is too large.
 
     Raises:
-        RequestError: the checkpoint is not the one the bundle was made from.
+        BundleError: a file of the bundle is missing or damaged.
+        RequestError: the checkpoint is not the one the bundle was made from, or none is given and the drift was
+            never measured.
         WorkError: a component's numbers differ by more than the tolerance.
     """
     from unipic2_edge.runtime.bundle import Bundle
-    from unipic2_edge.runtime.errors import RequestError, WorkError
-    from unipic2_edge.runtime.progress import progress
     from unipic2_edge.training.checkpoint import Checkpoint
+
+    from .quality import read_quality
+
+    bundle = Bundle(arguments.bundle)
+    for file in bundle.manifest.files:
+        bundle.path(file)
+    if arguments.checkpoint is None:
+        drifts = read_quality(bundle)
+        _check(drifts)
+    else:
+        drifts = _measure(bundle, Checkpoint.open(arguments.checkpoint, partial=True), arguments)
+    result: dict[str, object] = {
+        "measured": arguments.checkpoint is not None,
+        "drifts": [drift.to_dict() for drift in drifts],
+        "worst": _worst(drifts),
+    }
+    return Outcome(result, _table(drifts))
+
+
+def _measure(bundle: Bundle, checkpoint: Checkpoint, arguments: argparse.Namespace) -> list[Drift]:
+    """Compare, record and check; what failed is recorded too."""
+    from unipic2_edge.runtime.errors import RequestError
+    from unipic2_edge.runtime.progress import progress
 
     from .quality import write_quality
     from .verify import verify as compare
 
-    bundle = Bundle(arguments.bundle)
-    checkpoint = Checkpoint.open(arguments.checkpoint, partial=True)
     if checkpoint.sha256() != bundle.manifest.source.sha256:
         raise RequestError(
-            f"{arguments.bundle} was not made from {arguments.checkpoint} (the hashes differ)",
+            f"{bundle.folder} was not made from {checkpoint.folder} (the hashes differ)",
             "give the checkpoint it was exported from, or export this one again",
         )
     with progress(len(bundle.manifest.components), "component", arguments) as advance:
         drifts = compare(bundle, checkpoint, advance)
     write_quality(bundle, drifts)
-    lines = [f"{'component':<15} {'output':<9} {'case':<24} {'relative':>9} {'largest':>9}"]
-    lines += [
-        f"{d.component:<15} {d.output:<9} {d.case:<24} {d.relative:9.1e} {d.largest:9.1e}{'' if d.passed else '  TOO LARGE'}"
-        for d in drifts
-    ]
+    _check(drifts)
+    return drifts
+
+
+def _check(drifts: list[Drift]) -> None:
+    from unipic2_edge.runtime.errors import WorkError
+
     failed = [drift for drift in drifts if not drift.passed]
     if failed:
         worst = max(failed, key=lambda drift: drift.relative)
@@ -96,7 +143,16 @@ def verify(arguments: argparse.Namespace) -> Outcome:
             f"({worst.case}), relative error {worst.relative:.1e} over {worst.tolerance:.0e}",
             "do not use this bundle; export again, and report it if that does not help",
         )
-    worst_by_component = {
-        name: max(d.relative for d in drifts if d.component == name) for name in bundle.manifest.components
-    }
-    return Outcome({"drifts": [drift.to_dict() for drift in drifts], "worst": worst_by_component}, lines)
+
+
+def _table(drifts: list[Drift]) -> list[str]:
+    return [f"{'component':<15} {'output':<9} {'case':<24} {'relative':>9} {'largest':>9}"] + [
+        f"{drift.component:<15} {drift.output:<9} {drift.case:<24} {drift.relative:9.1e} {drift.largest:9.1e}"
+        for drift in drifts
+    ]
+
+
+def _worst(drifts: list[Drift]) -> dict[str, float]:
+    """Each component's largest relative error."""
+    components = dict.fromkeys(drift.component for drift in drifts)
+    return {name: max(drift.relative for drift in drifts if drift.component == name) for name in components}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
@@ -30,6 +32,7 @@ class T5Graph(nn.Module):
         attention = self.encoder.block[0].layer[0].SelfAttention
         with torch.no_grad():
             bias = attention.compute_bias(length, length, device=attention.q.weight.device)
+        self.position_bias: Tensor
         self.register_buffer("position_bias", bias.detach().clone())  # [1, heads, S, S]
 
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -41,7 +44,7 @@ class T5Graph(nn.Module):
         normed: Tensor = self.encoder.final_layer_norm(states)
         return normed
 
-    def _attend(self, layer: nn.Module, states: Tensor) -> Tensor:
+    def _attend(self, layer: Any, states: Tensor) -> Tensor:
         attention = layer.SelfAttention
         normed = layer.layer_norm(states)
         query, key, value = (
@@ -52,7 +55,7 @@ class T5Graph(nn.Module):
         out: Tensor = attention.o(mixed.transpose(1, 2).flatten(2))
         return out
 
-    def _heads(self, states: Tensor, attention: nn.Module) -> Tensor:
+    def _heads(self, states: Tensor, attention: Any) -> Tensor:
         shape = (states.shape[0], states.shape[1], attention.n_heads, attention.key_value_proj_dim)
         return states.view(shape).transpose(1, 2)
 

@@ -95,8 +95,10 @@ def modulation_spec(module: Modulation, dtype: torch.dtype) -> GraphSpec:
 def denoiser_spec(module: SequenceDenoiser, dtype: torch.dtype) -> GraphSpec:
     """`denoiser`: every step, generation and editing alike; staged, so that equal blocks are traced once."""
     values, hidden = module.head.proj_out.out_features, module.head.proj_out.in_features
-    patches, positions = _tensor("patches", dtype, "batch", "tokens", values), _tensor("positions", dtype, "tokens", hidden)
-    tokens, context = _tensor("tokens", dtype, "batch", "tokens", hidden), _tensor("context", dtype, "batch", "context", hidden)
+    patches = _tensor("patches", dtype, "batch", "tokens", values)
+    positions = _tensor("positions", dtype, "tokens", hidden)
+    tokens = _tensor("tokens", dtype, "batch", "tokens", hidden)
+    context = _tensor("context", dtype, "batch", "context", hidden)
     modulation = _tensor("modulation", dtype, "batch", sum(module.parts.widths))
     velocity = _tensor("velocity", dtype, "batch", "tokens", values)
     parts = tuple(
@@ -139,7 +141,9 @@ def vae_specs(
 ) -> tuple[GraphSpec, GraphSpec]:
     """`vae_encoder` and `vae_decoder`, which share the component `vae`."""
     image = _tensor("image", dtype, "batch", 3, "height", "width")
-    mean, logvar, latents = (_tensor(name, dtype, "batch", channels, "h", "w") for name in ("mean", "logvar", "latents"))
+    mean, logvar, latents = (
+        _tensor(name, dtype, "batch", channels, "h", "w") for name in ("mean", "logvar", "latents")
+    )
     return (
         _whole("vae_encoder", "vae", encoder, (image,), (mean, logvar)),
         _whole("vae_decoder", "vae", decoder, (latents,), (image,)),

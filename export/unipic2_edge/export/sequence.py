@@ -8,6 +8,7 @@ of `KontextTransformer`, unchanged.
 from __future__ import annotations
 
 import torch
+from diffusers.models.attention import JointTransformerBlock
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -58,7 +59,7 @@ class _Linear(nn.Module):
 class _AdaLN(nn.Module):
     """One block's two adaLN linears: of the image's norm, then of the context's."""
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: JointTransformerBlock) -> None:
         super().__init__()
         self.norm1, self.norm1_context = _Linear(block.norm1.linear), _Linear(block.norm1_context.linear)
 

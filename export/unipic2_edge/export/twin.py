@@ -52,9 +52,7 @@ class Float32Twin:
 
 
 def _as_float32(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    return tuple(
-        msgspec.structs.replace(spec, dtype="float32") if spec.dtype == "bfloat16" else spec for spec in specs
-    )
+    return tuple(msgspec.structs.replace(spec, dtype="float32") if spec.dtype == "bfloat16" else spec for spec in specs)
 
 
 def _weights(model: ir.Model, path: str) -> dict[str, NDArray[Any]]:

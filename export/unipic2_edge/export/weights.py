@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
@@ -29,7 +30,7 @@ _ALIGNMENT = 64  # of the first tensor's offset in the file, for memory mapping
 EXTERNAL_FROM = 256  # bytes; smaller constants stay in the graph, where shape inference can see them
 
 
-def write_weights(path: Path, tensors: Mapping[str, ir.TensorProtocol]) -> dict[str, tuple[int, int]]:
+def write_weights(path: Path, tensors: Mapping[str, ir.Tensor[Any]]) -> dict[str, tuple[int, int]]:
     """Write tensors in name order; return each one's (offset, length) in the file, in bytes.
 
     At most one tensor is held in memory beside the originals.
@@ -50,7 +51,7 @@ def write_weights(path: Path, tensors: Mapping[str, ir.TensorProtocol]) -> dict[
     return places
 
 
-def _header(tensors: Mapping[str, ir.TensorProtocol]) -> tuple[bytes, int]:
+def _header(tensors: Mapping[str, ir.Tensor[Any]]) -> tuple[bytes, int]:
     entries: dict[str, object] = {"__metadata__": {"format": "onnx-external-data"}}
     offset = 0
     for name in sorted(tensors):
@@ -58,7 +59,7 @@ def _header(tensors: Mapping[str, ir.TensorProtocol]) -> tuple[bytes, int]:
         end = offset + value.nbytes
         entries[name] = {
             "dtype": _DTYPES[value.dtype],
-            "shape": [int(side) for side in value.shape],
+            "shape": list(value.shape.numpy()),
             "data_offsets": [offset, end],
         }
         offset = end

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, ConfigMixin, FlowMatchEulerDiscreteScheduler
-from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from .checkpoint import MODELS, Checkpoint, position_table, save_checkpoint
@@ -131,13 +130,15 @@ def _save_config(model: Any, folder: Path) -> None:
 
 
 @torch.no_grad()
-def randomise(model: nn.Module, seed: int) -> None:
+def randomise(model: Any, seed: int) -> None:
     """Fill every parameter: matrices N(0, 1/fan-in), norms' gains near one, biases small; seeded, in place."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
             embedding = "embed" in name and name.endswith(("embedding.weight", "shared.weight", "embed_tokens.weight"))
             spread = 1.0 if embedding else 1 / math.sqrt(parameter[0].numel())
+            if name.endswith("SelfAttention.q.weight"):  # T5 does not scale its scores: its queries are small
+                spread /= math.sqrt(model.config.d_kv)
             parameter.normal_(0, spread, generator=generator)
         elif name.endswith("weight"):
             parameter.normal_(1, 0.02, generator=generator)

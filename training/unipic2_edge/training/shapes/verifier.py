@@ -78,7 +78,8 @@ def read(picture: Picture) -> Reading:
     background = _nearest(ground, BACKGROUNDS)
     if background is None:
         return Reading(canvas, None, (), "the background has none of the three colours")
-    labels, _ = ndimage.label(_distance(pixels, ground) > FOREGROUND_DISTANCE, np.ones((3, 3)))
+    foreground = _distance(pixels, ground) > FOREGROUND_DISTANCE
+    labels: NDArray[np.int32] = ndimage.label(foreground, np.ones((3, 3)))[0]  # type: ignore[index]
     objects: list[Seen] = []
     debris = 0
     smallest = 0.5 * np.pi * (SMALL[0] * canvas.scale) ** 2 * 0.35
