@@ -17,14 +17,27 @@ def _answer(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
 
 def test_it_says_what_it_wrote(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = tmp_path / "bundle"
-    words = ["export", str(tiny_checkpoint), str(bundle), "--components", "text_encoder", "--json", "--quiet"]
+    words = [
+        "export",
+        str(tiny_checkpoint),
+        str(bundle),
+        "--components",
+        "text_encoder",
+        "--verify",
+        "--json",
+        "--quiet",
+    ]
     assert main(words) == 0
     answer = _answer(capsys)
     assert answer["ok"] is True
     assert list(answer["components"]) == ["text_encoder"]  # type: ignore[call-overload]
     assert answer["bytes"] == sum(
-        path.stat().st_size for path in bundle.rglob("*") if path.is_file() and path.name != "bundle.json"
+        path.stat().st_size
+        for path in bundle.rglob("*")
+        if path.is_file() and path.name not in ("bundle.json", "quality.json")
     )
+    assert answer["worst"]["text_encoder"] < 1e-5  # type: ignore[index]
+    assert (bundle / "quality.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from unipic2_edge.export.bundle_writer import write_bundle
 from unipic2_edge.export.recipes import find_recipe
-from unipic2_edge.export.verify import TOLERANCE, verify
+from unipic2_edge.export.verify import TOLERANCE, Drift, verify
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.cli import main
 from unipic2_edge.training.checkpoint import Checkpoint
@@ -53,7 +54,58 @@ def test_the_command_records_what_it_measured(
     assert answer["ok"] is True
     assert quality["drifts"] == answer["drifts"]
     assert set(answer["worst"]) == set(Bundle(bundle).manifest.components)
-    Bundle(bundle).path("weights/vae.safetensors")
+    # Without a checkpoint: the same figures, read back.
+    assert main(["verify", str(bundle), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (answer["measured"], again["measured"]) == (True, False)
+    assert (again["drifts"], again["worst"]) == (answer["drifts"], answer["worst"])
+
+
+def _recorded(bundle: Path, **changes: object) -> None:
+    """Give a bundle a record of one comparison."""
+    drift = Drift("vae", "image", "64x64", 1e-6, 1e-6, 1e-4).to_dict() | changes
+    source = Bundle(bundle).manifest.source.sha256
+    (bundle / "quality.json").write_text(json.dumps({"source": source, "stage": "a test", "drifts": [drift]}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "problem"),
+    [
+        (lambda bundle: None, 2, "was never measured"),
+        (lambda bundle: (bundle / "quality.json").write_text("{"), 2, "is damaged"),
+        (lambda bundle: _recorded(bundle, relative=0.1), 1, "1 of 1 comparisons differ too much"),
+        (lambda bundle: _flip(bundle / "weights" / "vae.safetensors"), 2, "vae.safetensors"),
+    ],
+)
+def test_what_is_wrong_is_found_without_the_checkpoint(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path], object],
+    code: int,
+    problem: str,
+) -> None:
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle", ignore=shutil.ignore_patterns("quality.json")))
+    damage(bundle)
+    assert main(["verify", str(bundle)]) == code
+    assert problem in capsys.readouterr().err
+
+
+def test_a_record_of_another_checkpoint_does_not_count(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    _recorded(bundle)
+    record = json.loads((bundle / "quality.json").read_text()) | {"source": "0" * 64}
+    (bundle / "quality.json").write_text(json.dumps(record))
+    assert main(["verify", str(bundle)]) == 2
+    assert "measured for another checkpoint" in capsys.readouterr().err
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
 
 
 def test_a_foreign_checkpoint_is_refused(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

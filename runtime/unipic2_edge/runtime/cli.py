@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, NoReturn, Protocol
 
+from .errors import MissingDependencyError, RequestError
+
 _HELP_WIDTH = 100
 
 #: Command → (module, one line of help), in the order of the way from checkpoint to picture.
@@ -59,19 +61,11 @@ class _Reported(Protocol):
     lines: list[str]
 
 
-class _RefusalError(Exception):
-    """The arguments were wrong; carries the two lines to show."""
-
-    def __init__(self, problem: str, mend: str) -> None:
-        super().__init__(problem)
-        self.problem, self.mend, self.exit_code = problem, mend, 2
-
-
 class _Parser(argparse.ArgumentParser):
     """argparse whose complaints are two lines: what is wrong, and how to mend it."""
 
     def error(self, message: str) -> NoReturn:
-        raise _RefusalError(message, f"see: {self.prog} --help")
+        raise RequestError(message, f"see: {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(text, flush=True)  # a reader that went away is noticed here, not when the interpreter ends
     except KeyboardInterrupt:
         return _report(
-            "stopped by the user", "nothing is half-written; run the command again", "Interrupted", 1, as_json
+            "stopped by the user", "nothing is half-written; run the command again", "InterruptedWorkError", 1, as_json
         )
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -93,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         problem, mend = getattr(error, "problem", None), getattr(error, "mend", "")
         if problem is None:
             return _unexpected(error, as_json)
-        return _report(problem, mend, type(error).__name__.lstrip("_"), getattr(error, "exit_code", 1), as_json)
+        return _report(problem, mend, type(error).__name__, getattr(error, "exit_code", 1), as_json)
     return 0
 
 
@@ -103,7 +97,7 @@ def _run(words: list[str]) -> _Reported:
     if not words or words[0] in ("-h", "--help", "--version"):
         parser.parse_args(words or ["--help"])
     if not known or words[0] not in COMMANDS:
-        raise _RefusalError(f"there is no command {words[0]!r}", f"use one of {', '.join(COMMANDS)}")
+        raise RequestError(f"there is no command {words[0]!r}", f"use one of {', '.join(COMMANDS)}")
     name, rest = words[0], words[1:]
     module = _import(name)
     command: Callable[[argparse.Namespace], _Reported] = getattr(module, name)
@@ -163,9 +157,11 @@ def _import(name: str) -> Any:
         raise _missing(error) from error
 
 
-def _missing(error: ModuleNotFoundError) -> _RefusalError:
+def _missing(error: ModuleNotFoundError) -> MissingDependencyError:
     extra = _EXTRAS.get((error.name or "").partition(".")[0], "demo")
-    return _RefusalError(f"{error.name} is not installed", f'install it with: pip install "unipic2-edge[{extra}]"')
+    return MissingDependencyError(
+        f"{error.name} is not installed", f'install it with: pip install "unipic2-edge[{extra}]"'
+    )
 
 
 _EXTRAS = {
@@ -192,7 +188,7 @@ def _unexpected(error: Exception, as_json: bool) -> int:
     """A missing library is a request's error; anything else is ours, and says so in one line."""
     if isinstance(error, ModuleNotFoundError):
         refused = _missing(error)
-        return _report(refused.problem, refused.mend, "MissingDependencyError", 2, as_json)
+        return _report(refused.problem, refused.mend, type(refused).__name__, 2, as_json)
     logging.getLogger(__name__).info("unexpected error", exc_info=error)
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
     return _report(

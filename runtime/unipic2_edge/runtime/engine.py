@@ -10,10 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from .bundle import Bundle, FileEntry, Record
+from .bundle import Bundle, Record
 from .errors import BundleError
 from .files import write_bytes
-from .verification import read_plain_file, verified_bytes, verified_path
+from .verification import read_plain_file, verified_bytes
 
 ENGINES = "engines"
 RECORD = "engine.json"
@@ -29,15 +29,13 @@ class CompiledFrom(Record, frozen=True):
 class EngineGraph(Record, frozen=True):
     """One compiled graph: its bare file name in the target's folder, its hash, its origin.
 
-    `data` holds further files the engine reads (external initialisers), by bare file name; when it is empty,
-    the engine's external data is the bundle's own weights.
+    Its external data, if it has any, is the bundle's own weights.
     """
 
     file: str
     sha256: str
     bytes: int
     compiled_from: CompiledFrom
-    data: dict[str, FileEntry] = msgspec.field(default_factory=dict)
 
 
 class EngineRecord(Record, frozen=True):
@@ -86,7 +84,7 @@ def write_engine_record(folder: Path, record: EngineRecord) -> None:
 
 
 def read_engine(bundle: Bundle, record: EngineRecord, graph: str) -> bytes:
-    """The verified bytes of a compiled graph, after its origin and its further files were checked.
+    """The verified bytes of a compiled graph, after its origin was checked.
 
     Raises:
         BundleError: missing, damaged, or compiled from another graph or other weights.
@@ -94,9 +92,10 @@ def read_engine(bundle: Bundle, record: EngineRecord, graph: str) -> bytes:
     compiled = record.graphs[graph]
     _check_origin(bundle, record.target, graph, compiled.compiled_from)
     folder = engine_folder(bundle, record.target)
-    for name, entry in compiled.data.items():
-        verified_path(folder, name, entry.sha256, entry.bytes)
-    return verified_bytes(folder, compiled.file, compiled.sha256, compiled.bytes)
+    try:
+        return verified_bytes(folder, compiled.file, compiled.sha256, compiled.bytes)
+    except BundleError as error:
+        raise BundleError(error.problem, _again(record.target)) from error
 
 
 def _check_origin(bundle: Bundle, target: str, graph: str, origin: CompiledFrom) -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +42,7 @@ def open_image(source: Path | str | Image.Image) -> Image.Image:
     path = Path(source)
     data = _read(path)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+        with sizes_checked_here(), Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             _check_pixels(str(path), picture.size)
             return _to_rgb(ImageOps.exif_transpose(picture))
     except Image.DecompressionBombError as error:
@@ -94,6 +96,14 @@ def to_pictures(images: Floats) -> list[Image.Image]:
     """[B, 3, H, W] in [-1, 1] → RGB pictures, clipped and rounded as diffusers does."""
     unit = np.clip(images / 2 + np.float32(0.5), 0, 1).transpose(0, 2, 3, 1)
     return [Image.fromarray(pixels) for pixels in (unit * 255).round().astype(np.uint8)]
+
+
+@contextmanager
+def sizes_checked_here() -> Iterator[None]:
+    """Without Pillow's warning about large pictures: ours is an error, and says how to mend it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def _read(path: Path) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,6 +20,8 @@ from .settings import read_settings
 
 #: Library → (extra that brings it, what it is for).
 _BACKENDS = {
+    "tensorrt": ("tensorrt", "compiling and serving on Jetson and NVIDIA cards"),
+    "openvino": ("openvino", "serving on Intel processors"),
     "onnxruntime": ("cpu", "serving on CPUs"),
     "tensorrt_rtx": ("rtx", "compiling for RTX cards"),
     "torch": ("export", "exporting and training"),
@@ -85,19 +89,21 @@ def inspect_picture(path: Path) -> Outcome:
 def examine_machine() -> Outcome:
     """Python, processor, memory, the libraries that load with their versions."""
     libraries = {name: _version(name) for name in _BACKENDS}
+    memory, gpus = _memory(), _gpus()
     result: dict[str, object] = {
         "python": platform.python_version(),
         "system": platform.platform(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
-        "memory_bytes": _memory(),
+        "memory_bytes": memory,
+        "gpus": gpus,
         "libraries": libraries,
     }
-    memory = _memory()
     lines = [
         f"Python {platform.python_version()} on {platform.platform()}",
         f"{os.cpu_count()} cores" + (f", {memory / 2**30:.1f} GiB of memory" if memory else ""),
     ]
+    lines += [f"  {gpu}" for gpu in gpus] or ["  no NVIDIA card seen"]
     for name, found in libraries.items():
         extra, use = _BACKENDS[name]
         state = found or f'not installed; pip install "unipic2-edge[{extra}]"'
@@ -124,6 +130,19 @@ def _version(name: str) -> str | None:
         return str(import_module(name).__version__)
     except (ImportError, OSError) as error:
         return f"does not load: {str(error).splitlines()[0]}"
+
+
+def _gpus() -> list[str]:
+    """Name, memory and driver of every NVIDIA card that the driver's own tool lists."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in listed.splitlines() if line.strip()]
 
 
 def _memory() -> int | None:

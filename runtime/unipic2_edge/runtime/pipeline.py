@@ -28,6 +28,7 @@ from .noise import initial_latents, reference_noise
 from .patches import PositionTable, open_positions, patchify, unpatchify
 from .pool import SessionPool
 from .request import (
+    MAX_THREADS,
     Options,
     Request,
     check_latents,
@@ -73,8 +74,8 @@ class Pipeline:
             BundleError: not a bundle, or damaged.
             RequestError: no such device, or no such number of threads.
         """
-        if threads is not None and threads < 1:
-            raise RequestError(f"{threads} threads cannot work", "use 1 or more")
+        if threads is not None and not 1 <= threads <= MAX_THREADS:
+            raise RequestError(f"{threads} threads cannot work", f"use 1 to {MAX_THREADS}")
         opened = Bundle(bundle)
         return cls(opened, SessionPool(opened, device, threads))
 

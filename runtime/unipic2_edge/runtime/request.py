@@ -18,6 +18,7 @@ from .settings import Reference, Task
 
 Floats = NDArray[np.float32]
 
+MAX_THREADS = 256  # of one session; each graph has its own
 MAX_PICTURES = 1024
 MAX_SEED = 2**63 - 1
 
@@ -165,6 +166,7 @@ def pick_prompts(prompt: str | Sequence[str], num_images: int) -> tuple[str, ...
     prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
     if not prompts or not all(text.strip() for text in prompts):
         raise RequestError("the prompt is empty", "say in words what to make")
+    check_encodable(prompts)
     if len(prompts) * num_images > MAX_PICTURES:
         raise RequestError(
             f"{len(prompts) * num_images} pictures are too many in one batch",
@@ -173,12 +175,28 @@ def pick_prompts(prompt: str | Sequence[str], num_images: int) -> tuple[str, ...
     return tuple(text for text in prompts for _ in range(num_images))
 
 
+def check_encodable(texts: Sequence[str]) -> None:
+    """Refuse text that is no Unicode: a shell's stray bytes arrive as lone surrogates.
+
+    Raises:
+        RequestError: the first text that cannot be encoded.
+    """
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"the prompt has a broken character at position {error.start + 1}", "write it in UTF-8"
+            ) from error
+
+
 def pick_negative_prompts(negative: str | Sequence[str] | None, default: str, count: int) -> tuple[str, ...]:
     """One negative prompt for each picture; it may be empty.
 
     Raises:
         RequestError: a sequence of another length than there are pictures.
     """
+    check_encodable((negative,) if isinstance(negative, str) else negative or ())
     if negative is None or isinstance(negative, str):
         return (default if negative is None else negative,) * count
     if len(negative) != count:

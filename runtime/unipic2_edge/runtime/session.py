@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from .bundle import Bundle, Graph, TensorSpec
-from .engine import EngineRecord, engine_folder, read_engine, read_engine_record
+from .engine import EngineRecord, read_engine, read_engine_record
 from .errors import MissingDependencyError, RequestError, WorkError
 
 Array = NDArray[Any]
@@ -58,13 +58,14 @@ class OnnxRuntimeSession:
         options = _session_options(runtime, threads)
         record = _usable_engine(bundle, name, runtime.__version__)
         if record is None:
-            model, data = bundle.read(self.graph.file), weights.parent
+            model = bundle.read(self.graph.file)
         else:
             model = read_engine(bundle, record, name)
-            data = engine_folder(bundle, record.target) if record.graphs[name].data else weights.parent
             # An engine is already optimised for this machine; doing it again only costs start-up.
             options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(data.resolve()))
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(weights.parent.resolve())
+        )
         try:
             self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises its own classes, which share no base but Exception

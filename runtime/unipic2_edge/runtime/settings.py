@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from .errors import ImageError
 from .files import write_bytes
-from .images import FORMATS
+from .images import FORMATS, sizes_checked_here
 
 _KEY = "unipic2-edge"
 
@@ -61,7 +61,7 @@ def read_settings(path: Path) -> PictureSettings:
         ImageError: not a readable picture, or one that carries no settings of ours.
     """
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with sizes_checked_here(), Image.open(path, formats=FORMATS) as picture:
             # `picture.text` would decode the whole picture to look for chunks behind it; ours stands in front.
             text = picture.info.get(_KEY)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -79,7 +79,7 @@ def read(picture: Picture) -> Reading:
     if background is None:
         return Reading(canvas, None, (), "the background has none of the three colours")
     foreground = _distance(pixels, ground) > FOREGROUND_DISTANCE
-    labels: NDArray[np.int32] = ndimage.label(foreground, np.ones((3, 3)))[0]  # type: ignore[index]
+    labels = np.asarray(ndimage.label(foreground, np.ones((3, 3)))[0])
     objects: list[Seen] = []
     debris = 0
     smallest = 0.5 * np.pi * (SMALL[0] * canvas.scale) ** 2 * 0.35
@@ -256,7 +256,8 @@ def _kept_difference(picture: Picture, source: Picture, edit: Edit, reading: Rea
     if edit.kind == "background":  # only what is surely inside an object is kept
         pixels = source.astype(np.float32)
         inside = _distance(pixels, np.asarray(BACKGROUNDS[edit.source.background], np.float32)) > FOREGROUND_DISTANCE
-        regions = [region & ndimage.binary_erosion(inside) for region in regions]
+        core: NDArray[np.bool_] = np.asarray(ndimage.binary_erosion(inside), dtype=bool)
+        regions = [region & core for region in regions]
     else:
         regions.append(free)
     return max((float(difference[region].mean()) for region in regions if region.any()), default=0.0)
