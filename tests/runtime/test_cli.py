@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
@@ -247,6 +248,19 @@ def test_no_traceback_is_shown(run: Any, borrowed: Any, error: Exception, code: 
     found, out, err = run("doctor")
     assert (found, out, err[0]) == (code, [], f"error: {problem}")
     assert all("Traceback" not in line for line in err)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_report_that_cannot_be_printed_is_said_in_two_lines() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "unipic2_edge.runtime.cli", "doctor"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "error: the report cannot be printed: No space left on device",
+        "  mend: the work itself is done",
+    ]
 
 
 @pytest.mark.slow

@@ -100,6 +100,18 @@ def test_seeds_count_up_and_are_drawn_when_missing() -> None:
         pick_seeds((1, 2, 3), 2)
 
 
+def test_whole_numbers_may_be_numpys_and_nothing_else_is_whole(bundle: Bundle) -> None:
+    assert pick_seeds(np.int64(7), 2) == (7, 8)  # type: ignore[arg-type]
+    assert pick_seeds(np.array([4, 9]), 2) == (4, 9)  # type: ignore[arg-type]
+    for seed in (1.5, True, "7", (1, 2.0)):
+        with pytest.raises(RequestError, match="not a whole number"):
+            pick_seeds(seed, 2)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match=r"num_inference_steps is 2\.5"):
+        make_request(bundle.manifest, "generate", ("a",), (32, 32), Options(num_inference_steps=2.5))  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="num_images is True"):
+        pick_prompts("a", True)
+
+
 @pytest.mark.parametrize("guidance", [-1.0, float("nan"), float("inf")])
 def test_a_guidance_that_is_none_is_refused(bundle: Bundle, guidance: float) -> None:
     with pytest.raises(RequestError, match="guidance"):

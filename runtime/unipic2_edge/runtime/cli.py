@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, NoReturn, Protocol
 
-from .errors import MissingDependencyError, RequestError
+from .errors import MissingDependencyError, RequestError, WorkError
 
 _HELP_WIDTH = 100
 
@@ -75,13 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         outcome = _run(words)
         text = json.dumps({"ok": True, **outcome.result}, default=str) if as_json else "\n".join(outcome.lines)
-        print(text, flush=True)  # a reader that went away is noticed here, not when the interpreter ends
+        _answer(text)
     except KeyboardInterrupt:
         return _report(
             "stopped by the user", "nothing is half-written; run the command again", "InterruptedWorkError", 1, as_json
         )
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader went away: there is nobody to tell
         return 1
     except Exception as error:
         problem, mend = getattr(error, "problem", None), getattr(error, "mend", "")
@@ -89,6 +88,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _unexpected(error, as_json)
         return _report(problem, mend, type(error).__name__, getattr(error, "exit_code", 1), as_json)
     return 0
+
+
+def _answer(text: str) -> None:
+    """Print and flush: a full disk or a reader that went away is noticed here, not when the interpreter ends.
+
+    Raises:
+        BrokenPipeError: nobody reads.
+        WorkError: stdout cannot be written; what the command made stands.
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise WorkError(f"the report cannot be printed: {error.strerror}", "the work itself is done") from error
 
 
 def _run(words: list[str]) -> _Reported:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def make_request(
         negative_prompts=pick_negative_prompts(options.negative_prompt, default.negative_prompt, count),
         height=height,
         width=width,
-        num_inference_steps=steps,
+        num_inference_steps=check_whole(steps, "num_inference_steps"),
         guidance_scale=check_guidance(guidance),
         seeds=None if latents is not None else pick_seeds(options.seed, count),
         latents=latents,
@@ -161,7 +162,7 @@ def pick_prompts(prompt: str | Sequence[str], num_images: int) -> tuple[str, ...
     Raises:
         RequestError: no prompt, an empty one, or a number of pictures out of range.
     """
-    if not 1 <= num_images <= MAX_PICTURES:
+    if not 1 <= check_whole(num_images, "num_images") <= MAX_PICTURES:
         raise RequestError(f"{num_images} pictures cannot be made", f"ask for 1 to {MAX_PICTURES}")
     prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
     if not prompts or not all(text.strip() for text in prompts):
@@ -215,12 +216,30 @@ def pick_seeds(seed: int | Sequence[int] | None, count: int) -> tuple[int, ...]:
     """
     if seed is None:
         seed = secrets.randbelow(2**32)
-    seeds = tuple(range(seed, seed + count)) if isinstance(seed, int) else tuple(seed)
+    if isinstance(seed, Sequence | np.ndarray):
+        seeds = tuple(check_whole(value, "seed") for value in seed)
+    else:
+        first = check_whole(seed, "seed")
+        seeds = tuple(range(first, first + count))
     if len(seeds) != count:
         raise RequestError(f"there are {len(seeds)} seeds for {count} pictures", "give one, or one for each picture")
     if not all(0 <= value <= MAX_SEED for value in seeds):
         raise RequestError("a seed is out of range", f"use 0 to {MAX_SEED}")
     return seeds
+
+
+def check_whole(value: Any, name: str) -> int:
+    """A whole number, numpy's included, as an int; True and False are none.
+
+    Raises:
+        RequestError: anything else.
+    """
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise RequestError(f"{name} is {value!r}, not a whole number", "give an int")
 
 
 def check_guidance(guidance: float) -> float:

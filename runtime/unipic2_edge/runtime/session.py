@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -186,13 +187,19 @@ def _usable_engine(bundle: Bundle, name: str, version: str) -> EngineRecord | No
     if record is None or name not in record.graphs:
         return None
     if record.backend_version != version:
-        logger.warning(
-            "the cpu engine was built by ONNX Runtime %s, this is %s: using the plain graph (build again to mend)",
-            record.backend_version,
-            version,
-        )
+        _warn_of_another_version(record.backend_version, version)
         return None
     return record
+
+
+@cache
+def _warn_of_another_version(built: str, running: str) -> None:
+    """Once a process, not once a graph."""
+    logger.warning(
+        "the cpu engine was built by ONNX Runtime %s, this is %s: using the plain graph (build again to mend)",
+        built,
+        running,
+    )
 
 
 def _first_line(error: Exception) -> str:
