@@ -30,8 +30,9 @@ types: $(VENV)/test-ready
 second-types: $(VENV)/test-ready
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# One process a core, one thread each: the heavy tests trace graphs, which takes one core whatever there is.
 tests: $(VENV)/test-ready
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist worksteal
 
 $(VENV)/demo-ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

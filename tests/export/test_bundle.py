@@ -20,8 +20,9 @@ from unipic2_edge.export.bundle_writer import write_bundle
 from unipic2_edge.export.recipes import find_recipe
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.errors import CheckpointError, OutputError, RequestError
-from unipic2_edge.training.checkpoint import MODELS, Checkpoint
+from unipic2_edge.training.checkpoint import Checkpoint
 from unipic2_edge.training.init import init_checkpoint
+from unipic2_edge.training.layout import MODELS
 
 GRAPHS = {
     "modulation": "denoiser",

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from unipic2_edge.training.checkpoint import MODELS, PARTS, Checkpoint, save_checkpoint
+from unipic2_edge.training.checkpoint import Checkpoint, save_checkpoint
 from unipic2_edge.training.errors import CheckpointError, OutputError, WorkError
+from unipic2_edge.training.layout import MODELS, PARTS
 
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 

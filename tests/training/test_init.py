@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from unipic2_edge.runtime.cli import main
-from unipic2_edge.training.checkpoint import MODELS, Checkpoint
+from unipic2_edge.training.checkpoint import Checkpoint
 from unipic2_edge.training.configs import KONTEXT
 from unipic2_edge.training.init import init_checkpoint
+from unipic2_edge.training.layout import MODELS
 from unipic2_edge.training.transformer import KontextTransformer
 
 

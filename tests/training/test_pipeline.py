@@ -8,7 +8,8 @@ import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from transformers import AutoTokenizer
 
-from unipic2_edge.training.checkpoint import MODELS, TOKENIZERS, Checkpoint
+from unipic2_edge.training.checkpoint import Checkpoint
+from unipic2_edge.training.layout import MODELS, TOKENIZERS
 from unipic2_edge.training.pipeline import KontextPipeline
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from tokenizers import Tokenizer
 
-from unipic2_edge.training.checkpoint import TOKENIZERS, Checkpoint
+from unipic2_edge.training.checkpoint import Checkpoint
 from unipic2_edge.training.configs import KONTEXT
 from unipic2_edge.training.corpus import sentences
 from unipic2_edge.training.errors import WorkError
+from unipic2_edge.training.layout import TOKENIZERS
 from unipic2_edge.training.tokenizers import clip_tokenizer, t5_tokenizer
 
 LONGEST = "a red circle, a blue square and a green ring on a white background"

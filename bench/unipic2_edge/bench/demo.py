@@ -18,6 +18,7 @@ from unipic2_edge.runtime.errors import BundleError, CheckpointError, OutputErro
 from unipic2_edge.runtime.files import output_errors, write_bytes
 from unipic2_edge.runtime.pipeline import Pipeline
 from unipic2_edge.runtime.request import task_defaults
+from unipic2_edge.training.layout import CheckpointFolder
 
 from .machine import machine
 from .quality import Settings, editing_quality, generation_quality, score_lines, score_record
@@ -86,9 +87,7 @@ def _bundle(folder: Path, checkpoint: Path) -> Bundle:
     Raises:
         OutputError: something that is not a bundle stands there.
     """
-    from unipic2_edge.training.checkpoint import Checkpoint
-
-    source = Checkpoint.open(checkpoint)
+    source = CheckpointFolder.open(checkpoint)
     if (folder / MANIFEST).is_file():
         standing = _fitting(folder, source.sha256())
         if standing is not None:
@@ -97,10 +96,12 @@ def _bundle(folder: Path, checkpoint: Path) -> Bundle:
             shutil.rmtree(folder)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} is not the demo's bundle", "remove it, or choose another --workdir")
+    # torch and its company take seconds to import, and only an export needs them
     from unipic2_edge.export.bundle_writer import write_bundle
     from unipic2_edge.export.recipes import find_recipe
+    from unipic2_edge.training.checkpoint import Checkpoint
 
-    write_bundle(source, folder, find_recipe("fp32"))
+    write_bundle(Checkpoint.open(checkpoint), folder, find_recipe("fp32"))
     return Bundle(folder)
 
 

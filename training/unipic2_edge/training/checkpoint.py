@@ -1,17 +1,9 @@
-"""A checkpoint on disk: the published folder layout of UniPic2-SD3.5M-Kontext, opened part by part.
-
-    transformer/ vae/ scheduler/ text_encoder/ text_encoder_2/ text_encoder_3/
-    tokenizer/ tokenizer_2/ tokenizer_3/ model_index.json      (safetensors only)
-
-`defaults.json` beside them is ours and optional: what each task uses when the caller says nothing.
-"""
+"""Checkpoints opened and written: a folder in the published layout, part by part, as torch modules."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +18,12 @@ from transformers import AutoTokenizer, CLIPTextModelWithProjection, T5EncoderMo
 from .conditioning import TextConditioner, TokenIds
 from .errors import CheckpointError
 from .folders import publishing
+from .layout import MODELS, PARTS, TOKENIZERS, CheckpointFolder
 from .transformer import KontextTransformer
 
 # The libraries' own bars would run through ours.
 diffusers.utils.logging.disable_progress_bar()
 transformers.utils.logging.disable_progress_bar()
-
-MODELS = ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
-TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
-PARTS = (*MODELS, "scheduler", *TOKENIZERS)
 
 _CLASSES: dict[str, tuple[str, str]] = {
     "transformer": ("diffusers", "SD3Transformer2DModel"),
@@ -47,9 +36,6 @@ _CLASSES: dict[str, tuple[str, str]] = {
     "tokenizer_2": ("transformers", "CLIPTokenizer"),
     "tokenizer_3": ("transformers", "T5TokenizerFast"),
 }
-
-
-_FILES = {"scheduler": "scheduler_config.json"} | dict.fromkeys(TOKENIZERS, "tokenizer.json")
 
 
 _POSITIONS = "pos_embed.pos_embed"
@@ -77,72 +63,8 @@ def _length(model_max_length: int) -> int:
     return min(model_max_length, 256)
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A validated checkpoint folder."""
-
-    folder: Path
-
-    @classmethod
-    def open(cls, folder: Path, partial: bool = False) -> Checkpoint:
-        """Check the layout (not the tensors) of a folder.
-
-        Args:
-            folder: the checkpoint.
-            partial: parts may be missing; asking for a missing one raises then.
-
-        Raises:
-            CheckpointError: no such folder, or a part is missing or damaged.
-        """
-        if not folder.is_dir():
-            raise CheckpointError(f"there is no checkpoint folder {folder}", "give a folder in the diffusers layout")
-        checkpoint = cls(folder)
-        present = [part for part in PARTS if checkpoint.has(part)]
-        if not present:
-            raise CheckpointError(
-                f"{folder} is not a checkpoint: it has none of {', '.join(MODELS)}",
-                "give a folder in the diffusers layout",
-            )
-        missing = [part for part in PARTS if part not in present]
-        if missing and not partial:
-            raise CheckpointError(
-                f"{folder} lacks {', '.join(missing)}",
-                "complete the checkpoint, or choose components that are there",
-            )
-        return checkpoint
-
-    def path(self, part: str) -> Path:
-        """The folder of a part.
-
-        Raises:
-            CheckpointError: the checkpoint lacks it.
-        """
-        if not self.has(part):
-            raise CheckpointError(
-                f"{self.folder} lacks {part}", "complete the checkpoint, or choose components that are there"
-            )
-        return self.folder / part
-
-    def has(self, part: str) -> bool:
-        """Whether a part is there: a model by its weights, the others by their one file."""
-        if part in MODELS:
-            return any((self.folder / part).glob("*.safetensors"))
-        return (self.folder / part / _FILES[part]).is_file()
-
-    def config(self, part: str) -> dict[str, Any]:
-        """The config of a model part, as stored; it may be there without the weights.
-
-        Raises:
-            CheckpointError: the config is missing or damaged.
-        """
-        path = self.folder / part / "config.json"
-        try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error.strerror}", "complete the checkpoint") from error
-        except ValueError as error:
-            raise CheckpointError(f"{path} is not JSON: {error}", "fetch or make this part again") from error
-        return content
+class Checkpoint(CheckpointFolder):
+    """A validated checkpoint folder whose parts can be loaded."""
 
     def position_table(self) -> torch.Tensor:
         """The stored position embeddings [max, max, D], read without the rest of the transformer.
@@ -188,35 +110,6 @@ class Checkpoint:
         for part in TOKENIZERS:
             self.path(part)
         return TextTokenizers(self.folder)
-
-    def defaults(self) -> dict[str, dict[str, Any]]:
-        """The per-task defaults of `defaults.json`, or nothing."""
-        path = self.folder / "defaults.json"
-        if not path.is_file():
-            return {}
-        try:
-            content: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError(f"{path} is not JSON: {error}", "correct or remove the file") from error
-        return content
-
-    def sha256(self) -> str:
-        """One hash over the names and bytes of every weight, config and tokenizer file, in sorted order."""
-        digest = hashlib.sha256()
-        for path in self._files():
-            digest.update(f"{path.relative_to(self.folder).as_posix()}\0{path.stat().st_size}\0".encode())
-            with path.open("rb") as stream:
-                while chunk := stream.read(1 << 20):
-                    digest.update(chunk)
-        return digest.hexdigest()
-
-    def _files(self) -> list[Path]:
-        found = [path for part in PARTS for path in sorted((self.folder / part).glob("*")) if path.is_file()]
-        return [
-            path
-            for path in [*found, self.folder / "defaults.json"]
-            if path.suffix in (".json", ".safetensors", ".model", ".txt") and path.is_file()
-        ]
 
     def _load(self, kind: Any, part: str, may_lack: tuple[str, ...] = (), **options: Any) -> Any:
         path = self.path(part)

@@ -76,8 +76,8 @@ def init(arguments: argparse.Namespace) -> Outcome:
     """
     import torch
 
-    from .checkpoint import MODELS
     from .init import init_checkpoint
+    from .layout import MODELS
 
     components = tuple(arguments.components.split(",")) if arguments.components else MODELS
     dtype = getattr(torch, arguments.dtype)

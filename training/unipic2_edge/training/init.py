@@ -10,10 +10,11 @@ import torch
 from diffusers import AutoencoderKL, ConfigMixin, FlowMatchEulerDiscreteScheduler
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from .checkpoint import MODELS, Checkpoint, position_table, save_checkpoint
+from .checkpoint import Checkpoint, position_table, save_checkpoint
 from .configs import KONTEXT, RELEASED_DEFAULTS, KontextConfig
 from .corpus import sentences
 from .errors import RequestError
+from .layout import MODELS
 from .tokenizers import clip_tokenizer, t5_tokenizer
 from .transformer import KontextTransformer
 
