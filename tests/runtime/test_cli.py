@@ -92,6 +92,12 @@ def test_edit_and_inspect_a_picture(run: Any, folder: Path) -> None:
     assert ["prompt", "make", "the", "circle", "blue"] in [line.split() for line in lines]
 
 
+def test_an_edit_follows_the_pictures_shape(run: Any, folder: Path) -> None:
+    Image.new("RGB", (400, 190), "white").save("wide.png")
+    assert run("edit", folder, "wide.png", PROMPT, "-o", "e.png", "--longer-edge", "64")[0] == 0
+    assert Image.open("e.png").size == (64, 32)
+
+
 def test_inspect_a_bundle(run: Any, folder: Path) -> None:
     code, out, _ = run("inspect", folder, "--hashes", "--json")
     report = json.loads(out[-1])
@@ -138,6 +144,11 @@ MISTAKES: list[tuple[str, list[str], str]] = [
     ("output is no PNG", ["generate", "B", "P", "-o", "o.jpg"], "not a PNG"),
     ("missing picture", ["edit", "B", "none.png", "P", "-o", "o.png"], "cannot read none.png"),
     ("unknown reference", ["edit", "B", "none.png", "P", "-o", "o.png", "--reference", "x"], "invalid choice: 'x'"),
+    (
+        "two sizes",
+        ["edit", "B", "none.png", "P", "-o", "o.png", "--size", "32x32", "--longer-edge", "32"],
+        "both give the size",
+    ),
     ("inspect nothing", ["inspect", "nowhere"], "does not exist"),
 ]
 

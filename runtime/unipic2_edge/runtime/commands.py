@@ -38,6 +38,12 @@ def edit_arguments(parser: argparse.ArgumentParser) -> None:
         default="mode",
         help="how the picture is encoded (default: mode)",
     )
+    parser.add_argument(
+        "--longer-edge",
+        type=int,
+        metavar="N",
+        help="in pixels, instead of --size: the other edge follows the picture's shape",
+    )
 
 
 def edit(arguments: argparse.Namespace) -> Outcome:

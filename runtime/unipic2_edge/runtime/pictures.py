@@ -33,6 +33,10 @@ def generate_pictures(arguments: argparse.Namespace) -> Outcome:
 def edit_pictures(arguments: argparse.Namespace) -> Outcome:
     """`edit`: the picture changed."""
     size = _size(arguments.size)
+    if arguments.longer_edge is not None:
+        if size:
+            raise RequestError("--size and --longer-edge both give the size", "leave one of them out")
+        size = {"size": arguments.longer_edge}
     return _make(
         arguments,
         "edit",
