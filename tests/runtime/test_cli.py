@@ -94,8 +94,11 @@ def test_edit_and_inspect_a_picture(run: Any, folder: Path) -> None:
 
 def test_an_edit_follows_the_pictures_shape(run: Any, folder: Path) -> None:
     Image.new("RGB", (400, 190), "white").save("wide.png")
-    assert run("edit", folder, "wide.png", PROMPT, "-o", "e.png", "--longer-edge", "64")[0] == 0
-    assert Image.open("e.png").size == (64, 32)
+    words = ("edit", folder, "wide.png", PROMPT, "-o", "e.png", "--longer-edge")
+    code, _, err = run(*words, "64")
+    assert code == 2 and "64x32 is too large" in err[0]  # this bundle ends at 48 pixels
+    assert run(*words, "32")[0] == 0
+    assert Image.open("e.png").size == (32, 32)
 
 
 def test_inspect_a_bundle(run: Any, folder: Path) -> None:
