@@ -52,9 +52,9 @@ def test_comparing_with_another_checkpoint_is_refused(
     assert "was not made from" in capsys.readouterr().err
 
 
-def test_quality_reports_three_scores(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quality_reports_four_scores(tiny_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = _bench(capsys, "quality", tiny_bundle, "--prompts", 6, "--steps", 1, "--guidance", 1)
-    assert list(document["results"]) == ["generation", "editing", "held-out combinations"]
+    assert list(document["results"]) == ["reconstruction", "generation", "editing", "held-out combinations"]
     for score in document["results"].values():
         assert score["total"] == 6
         assert score["mean"] == 0.0  # random weights draw nothing of this world

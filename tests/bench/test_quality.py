@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from unipic2_edge.bench.quality import PROMPT_SEED, Settings, editing_quality, generation_quality, score_record
+from unipic2_edge.bench.quality import (
+    PROMPT_SEED,
+    Settings,
+    editing_quality,
+    generation_quality,
+    reconstruction_quality,
+    score_record,
+)
+from unipic2_edge.runtime.bundle import Latents
 from unipic2_edge.training.shapes.captions import TASKS, evaluation_captions, held_out_text
 from unipic2_edge.training.shapes.edits import KINDS, evaluation_edits
 from unipic2_edge.training.shapes.render import render
@@ -46,6 +56,23 @@ class _Editor:
 def test_ideal_edits_score_one_and_untouched_sources_nothing() -> None:
     assert editing_quality(_Editor(ideal=True), SETTINGS).score.mean == 1.0  # type: ignore[arg-type]
     assert editing_quality(_Editor(ideal=False), SETTINGS).score.mean == 0.0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("kept", "share"), [(1.0, 1.0), (0.0, 0.0)])
+def test_reconstructions_are_right_where_nothing_is_lost(kept: float, share: float) -> None:
+    class Codec:
+        """`vae_encoder` and `vae_decoder` at once: pixels as latents, faded."""
+
+        def run(self, inputs: dict[str, Any]) -> dict[str, Any]:
+            (value,) = inputs.values()
+            return {"mean": value * kept, "image": value}
+
+    pipeline: Any = SimpleNamespace(
+        sessions={"vae_encoder": Codec(), "vae_decoder": Codec()},
+        manifest=SimpleNamespace(latents=Latents(3, 1, 1, scaling_factor=2.0, shift_factor=0.1)),
+    )
+    scored = reconstruction_quality(pipeline, SETTINGS)
+    assert (scored.mean, scored.total) == (share, {"scene": 36})
 
 
 def test_an_empty_picture_answers_no_caption() -> None:

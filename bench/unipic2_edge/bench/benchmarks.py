@@ -11,16 +11,25 @@ from unipic2_edge.runtime.pipeline import Pipeline
 from unipic2_edge.runtime.progress import progress
 from unipic2_edge.runtime.request import task_defaults
 
-from .quality import Settings, batches, editing_quality, generation_quality, score_lines, score_record
+from .quality import (
+    Settings,
+    batches,
+    editing_quality,
+    generation_quality,
+    reconstruction_quality,
+    score_lines,
+    score_record,
+)
 from .results import Report
 
 
 def bench_quality(arguments: argparse.Namespace) -> Report:
-    """Scores of both tasks, and of generation on held-out combinations, with 95 % intervals."""
+    """Scores of the autoencoder, of both tasks, and of generation on held-out combinations, with 95 % intervals."""
     pipeline = Pipeline.load(arguments.bundle)
     settings = _settings(pipeline, arguments)
     with progress(3 * batches(settings.prompts), "batch", arguments) as advance:
         scores = {
+            "reconstruction": reconstruction_quality(pipeline, settings),
             "generation": generation_quality(pipeline, settings, done=advance).score,
             "editing": editing_quality(pipeline, settings, done=advance).score,
             "held-out combinations": generation_quality(pipeline, settings, True, advance).score,

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from unipic2_edge.runtime.autoencoder import Autoencoder
+from unipic2_edge.runtime.images import to_array, to_pictures
 from unipic2_edge.runtime.pipeline import Pipeline
 from unipic2_edge.training.shapes.captions import Caption, evaluation_captions
 from unipic2_edge.training.shapes.edits import Edit, evaluation_edits
 from unipic2_edge.training.shapes.render import Picture, render
 from unipic2_edge.training.shapes.scene import Canvas
-from unipic2_edge.training.shapes.scores import Score, score_edits, score_generation, wilson
-from unipic2_edge.training.shapes.verifier import Verdict
+from unipic2_edge.training.shapes.scores import Score, score, score_edits, score_generation, wilson
+from unipic2_edge.training.shapes.verifier import Verdict, scene_reads_back
 
 _BATCH = 16
 PROMPT_SEED = 2024  # of the evaluation sets; training's own looks use another
@@ -76,8 +78,8 @@ def generation_quality(
         )
         pictures += [np.asarray(image) for image in made.images]
         done(f"{len(pictures)} generated")
-    score, verdicts = score_generation(captions, pictures)
-    return Generated(captions, pictures, verdicts, score)
+    scored, verdicts = score_generation(captions, pictures)
+    return Generated(captions, pictures, verdicts, scored)
 
 
 def editing_quality(pipeline: Pipeline, settings: Settings, done: Callable[[str], None] = lambda name: None) -> Edited:
@@ -98,17 +100,27 @@ def editing_quality(pipeline: Pipeline, settings: Settings, done: Callable[[str]
         )
         pictures += [np.asarray(image) for image in made.images]
         done(f"{len(pictures)} edited")
-    score, verdicts = score_edits(edits, sources, pictures)
-    return Edited(edits, sources, pictures, verdicts, score)
+    scored, verdicts = score_edits(edits, sources, pictures)
+    return Edited(edits, sources, pictures, verdicts, scored)
 
 
-def score_record(score: Score) -> dict[str, object]:
+def reconstruction_quality(pipeline: Pipeline, settings: Settings) -> Score:
+    """Encode and decode true pictures; the share that still shows its scene is the most that editing can reach."""
+    scenes = [edit.target for edit in evaluation_edits(settings.prompts, settings.canvas, PROMPT_SEED)]
+    autoencoder = Autoencoder(pipeline.sessions, pipeline.manifest.latents)
+    images = np.concatenate([to_array(Image.fromarray(render(scene))) for scene in scenes])
+    decoded = to_pictures(autoencoder.decode(autoencoder.encode(images)))
+    verdicts = [scene_reads_back(scene, np.asarray(image)) for scene, image in zip(scenes, decoded, strict=True)]
+    return score(["scene"] * len(scenes), verdicts)
+
+
+def score_record(scored: Score) -> dict[str, object]:
     """A score as JSON: the mean over tasks, all pictures together and each task with their 95 % intervals."""
-    right, total = sum(score.right.values()), sum(score.total.values())
+    right, total = sum(scored.right.values()), sum(scored.total.values())
     return {
-        "mean": round(score.mean, 4),
+        "mean": round(scored.mean, 4),
         **_share(right, total),
-        "tasks": {task: _share(score.right[task], score.total[task]) for task in score.total},
+        "tasks": {task: _share(scored.right[task], scored.total[task]) for task in scored.total},
     }
 
 
@@ -117,13 +129,13 @@ def _share(right: int, total: int) -> dict[str, object]:
     return {"right": right, "total": total, "interval_95": [round(low, 4), round(high, 4)]}
 
 
-def score_lines(name: str, score: Score) -> list[str]:
+def score_lines(name: str, scored: Score) -> list[str]:
     """A score for people: the mean over tasks, then each task with its interval."""
-    low, high = score.interval
-    lines = [f"{name}: {score.mean:.3f} (95 %: {low:.3f}–{high:.3f}, {sum(score.total.values())} pictures)"]
-    for task, total in score.total.items():
-        low, high = wilson(score.right[task], total)
-        lines.append(f"  {task:<18} {score.right[task]:4d} / {total:<4d} {low:.2f}–{high:.2f}")
+    low, high = scored.interval
+    lines = [f"{name}: {scored.mean:.3f} (95 %: {low:.3f}–{high:.3f}, {sum(scored.total.values())} pictures)"]
+    for task, total in scored.total.items():
+        low, high = wilson(scored.right[task], total)
+        lines.append(f"  {task:<18} {scored.right[task]:4d} / {total:<4d} {low:.2f}–{high:.2f}")
     return lines
 
 
