@@ -9,34 +9,46 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The option that draws golden pictures anew."""
+    parser.addoption("--update-golden", action="store_true", help="replace the golden pictures; look at them after")
+
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Name a folder and how to make it: the first test process to ask makes it, the others find it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def make_once(name: str, make: Callable[[Path], object]) -> Path:
+        folder = shared / name / name
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(shared / f"{name}.lock"):
+            if not folder.exists():
+                make(folder)
+        return folder
+
+    return make_once
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(made_once: MadeOnce) -> Path:
     """The folder of a `tiny-kontext` checkpoint; do not write to it."""
     from unipic2_edge.training.init import init_checkpoint
 
-    return _made_once(tmp_path_factory, "tiny-kontext", lambda folder: init_checkpoint("tiny-kontext", folder))
+    return made_once("tiny-kontext", lambda folder: init_checkpoint("tiny-kontext", folder))
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_bundle(made_once: MadeOnce, tiny_checkpoint: Path) -> Path:
     """The folder of its fp32 bundle, not built; do not write to it."""
     from unipic2_edge.export.bundle_writer import write_bundle
     from unipic2_edge.export.recipes import find_recipe
     from unipic2_edge.training.checkpoint import Checkpoint
 
-    def make(folder: Path) -> None:
-        write_bundle(Checkpoint.open(tiny_checkpoint), folder, find_recipe("fp32"))
-
-    return _made_once(tmp_path_factory, "tiny-bundle/tiny-kontext", make)
-
-
-def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A folder that the first process to ask makes and the others find; it appears whole or not at all."""
-    base = factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
-    folder.parent.mkdir(exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
-        if not folder.exists():
-            make(folder)
-    return folder
+    return made_once(
+        "tiny-bundle", lambda folder: write_bundle(Checkpoint.open(tiny_checkpoint), folder, find_recipe("fp32"))
+    )

@@ -61,13 +61,20 @@ def test_two_processes_make_the_same_bytes(folder: Path, tmp_path: Path) -> None
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
 
+def _hear_ctrl_c() -> None:
+    """A test run in a shell's background has SIGINT ignored, and its children would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks into /proc to see how far the process has come")
 def test_ctrl_c_ends_with_one_mend_and_nothing_half_written(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "out" / "o.png"
     output.parent.mkdir()
     words = _generate(folder, output, "--steps", "1000", "-n", "512", "--verbose")
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    worker = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    worker = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=_hear_ctrl_c
+    )
     deadline = time.monotonic() + 30
     while "onnxruntime" not in Path(f"/proc/{worker.pid}/maps").read_text() and time.monotonic() < deadline:
         time.sleep(0.05)
