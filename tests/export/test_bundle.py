@@ -87,8 +87,9 @@ def test_a_graph_holds_no_weights_and_points_into_its_components_file(tiny_bundl
 def test_weights_have_the_checkpoints_names_and_values(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
     stored = load_file(tiny_bundle / "weights" / "denoiser.safetensors")
     state = Checkpoint.open(tiny_checkpoint).load_transformer().state_dict()
-    query = "transformer_blocks.0.attn.to_q.weight"
-    assert torch.equal(stored[f"denoiser.{query}.transposed"], state[query].T)
+    attn = "transformer_blocks.0.attn"
+    merged = torch.cat([state[f"{attn}.{name}.weight"] for name in ("to_q", "to_k", "to_v")])
+    assert torch.equal(stored[f"denoiser.{attn}.to_qkv.weight.transposed"], merged.T)
     adaln = "transformer_blocks.1.norm1_context.linear.weight"
     assert torch.equal(stored[f"modulation.{adaln}.transposed"], state[adaln].T)
 

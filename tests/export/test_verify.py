@@ -133,7 +133,7 @@ def test_bfloat16_stays_near_with_its_embedders_in_float32(tmp_path: Path) -> No
     checkpoint = init_checkpoint("tiny-kontext", tmp_path / "tiny", components=("transformer",))
     manifest = write_bundle(checkpoint, tmp_path / "bundle", find_recipe("bf16"), ("denoiser",))
     weights = load_file(tmp_path / "bundle" / "weights" / "denoiser.safetensors")
-    assert weights["denoiser.transformer_blocks.0.attn.to_q.weight.transposed"].dtype == torch.bfloat16
+    assert weights["denoiser.transformer_blocks.0.attn.to_qkv.weight.transposed"].dtype == torch.bfloat16
     assert weights["modulation.text_embedder.linear_1.weight"].dtype == torch.float32
     assert {spec.dtype for spec in manifest.graphs["denoiser"].inputs} == {"bfloat16"}
     _check_half(Bundle(tmp_path / "bundle"), checkpoint)

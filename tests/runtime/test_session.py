@@ -24,7 +24,7 @@ from unipic2_edge.runtime.engine import (
 from unipic2_edge.runtime.errors import BundleError, MissingDependencyError, RequestError, WorkError
 from unipic2_edge.runtime.files import sha256_of
 from unipic2_edge.runtime.pool import SessionPool
-from unipic2_edge.runtime.session import import_onnxruntime, open_session
+from unipic2_edge.runtime.session import _waiting, import_onnxruntime, open_session
 
 IDS = np.array([[1, 4, 5, 2, 0, 0], [1, 2, 0, 0, 0, 0]])
 
@@ -83,6 +83,18 @@ def test_a_failure_inside_the_backend_is_a_work_error(bundle: Bundle) -> None:
     with pytest.raises(WorkError, match=r"failed in graphs/text_encoder\.onnx") as caught:
         open_session(bundle, "text_encoder").run({"input_ids": IDS + 10_000})  # outside the table
     assert "\n" not in caught.value.problem
+
+
+@pytest.mark.parametrize(
+    ("version", "entries"),
+    [
+        ("1.23.2", {"allow_spinning": "0"}),
+        ("1.26.0", {"spin_duration_us": "100"}),
+        ("2.0.1", {"spin_duration_us": "100"}),
+    ],
+)
+def test_threads_never_wait_awake_for_long(version: str, entries: dict[str, str]) -> None:
+    assert _waiting(version) == entries
 
 
 def test_an_unknown_device_is_refused(bundle: Bundle) -> None:

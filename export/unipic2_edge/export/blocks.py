@@ -1,7 +1,8 @@
 """The MMDiT block on tokens, its adaLN modulation computed beforehand (SD3, arXiv 2403.03206, figure 2).
 
 A `SequenceBlock` takes over the submodules of diffusers' `JointTransformerBlock`, so that its weights keep
-their published names; the adaLN linears stay behind for the modulation graph.
+their published names, but for query, key and value: they are one product here (`to_qkv`, `to_added_qkv`, the names
+that diffusers' own fusion gives them). The adaLN linears stay behind for the modulation graph.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class SequenceBlock(nn.Module):
 
     def __init__(self, block: JointTransformerBlock) -> None:
         super().__init__()
-        self.attn, self.attn2 = block.attn, block.attn2
+        self.attn = JointAttention(block.attn)
+        self.attn2 = None if block.attn2 is None else Attention(block.attn2)
         self.ff, self.ff_context = block.ff, block.ff_context
         self.image_width = block.norm1.linear.out_features  # 6·D, or 9·D with dual attention
         self.width = self.image_width + block.norm1_context.linear.out_features
@@ -35,11 +37,11 @@ class SequenceBlock(nn.Module):
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = parts[:6]
         normed = _norm(tokens)
         modulated_context = self._modulate_context(context, text)
-        attended, attended_context = _joint_attention(self.attn, _modulate(normed, shift, scale), modulated_context)
+        attended, attended_context = self.attn(_modulate(normed, shift, scale), modulated_context)
         tokens = tokens + gate * attended
         if self.attn2 is not None:
             second_shift, second_scale, second_gate = parts[6:]
-            tokens = tokens + second_gate * _attention(self.attn2, _modulate(normed, second_shift, second_scale))
+            tokens = tokens + second_gate * self.attn2(_modulate(normed, second_shift, second_scale))
         tokens = tokens + mlp_gate * self.ff(_modulate(_norm(tokens), mlp_shift, mlp_scale))
         if self.ff_context is None:
             return tokens
@@ -54,6 +56,45 @@ class SequenceBlock(nn.Module):
         else:
             shift, scale = text.chunk(6, dim=-1)[:2]
         return _modulate(_norm(context), shift, scale)
+
+
+class Attention(nn.Module):
+    """Self-attention of the image tokens alone (SD3.5's second attention): tokens [B, N, D] → [B, N, D].
+
+    Uses up the diffusers module it is made from.
+    """
+
+    def __init__(self, attn: Any) -> None:
+        super().__init__()
+        self.heads = attn.heads
+        self.norm_q, self.norm_k = attn.norm_q, attn.norm_k
+        self.to_qkv = _merged(attn, "to_q", "to_k", "to_v")
+        self.to_out = nn.Sequential(attn.to_out[0])  # without the dropout
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Attention without a mask."""
+        query, key, value = _heads(self.to_qkv(tokens), self.norm_q, self.norm_k, self.heads)
+        attended: Tensor = self.to_out(_attend(query, key, value))
+        return attended
+
+
+class JointAttention(Attention):
+    """Attention over image tokens [B, N, D] and context [B, L, D] together → both, the context's part unprojected."""
+
+    def __init__(self, attn: Any) -> None:
+        super().__init__(attn)
+        self.norm_added_q, self.norm_added_k = attn.norm_added_q, attn.norm_added_k
+        self.to_added_qkv = _merged(attn, "add_q_proj", "add_k_proj", "add_v_proj")
+        self.to_add_out = attn.to_add_out
+
+    def forward(self, tokens: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Attention without a mask."""
+        image = _heads(self.to_qkv(tokens), self.norm_q, self.norm_k, self.heads)
+        text = _heads(self.to_added_qkv(context), self.norm_added_q, self.norm_added_k, self.heads)
+        query, key, value = (torch.cat(pair, dim=2) for pair in zip(image, text, strict=True))
+        mixed = _attend(query, key, value)
+        count = tokens.shape[1]
+        return self.to_out(mixed[:, :count]), mixed[:, count:]
 
 
 class SequenceHead(nn.Module):
@@ -103,40 +144,32 @@ def _modulate(states: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return states * (1 + scale) + shift
 
 
-def _heads(states: Tensor, norm: nn.Module | None, heads: int) -> Tensor:
-    """[B, N, D] → [B, heads, N, D/heads], normalised head by head where the model does so."""
-    split = torch.unflatten(states, -1, (heads, -1)).transpose(1, 2)
-    normed: Tensor = split if norm is None else norm(split)
+def _merged(attn: Any, *names: str) -> nn.Linear:
+    """Linears of one input as one, side by side; the originals are let go, or they would be held twice."""
+    linears = [getattr(attn, name) for name in names]
+    merged = nn.Linear(linears[0].in_features, sum(linear.out_features for linear in linears), device="meta")
+    merged.weight = nn.Parameter(torch.cat([linear.weight.detach() for linear in linears]))
+    merged.bias = nn.Parameter(torch.cat([linear.bias.detach() for linear in linears]))
+    for name in names:
+        setattr(attn, name, None)
+    return merged
+
+
+def _heads(merged: Tensor, norm_q: Any, norm_k: Any, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """[B, N, 3·D] → query, key, value [B, heads, N, D/heads], the first two normalised head by head."""
+    query, key, value = (torch.unflatten(part, -1, (heads, -1)).transpose(1, 2) for part in merged.chunk(3, dim=-1))
+    if norm_q is None:
+        return query, key, value
+    return _rms_norm(query, norm_q), _rms_norm(key, norm_k), value
+
+
+def _rms_norm(states: Tensor, norm: Any) -> Tensor:
+    """diffusers' RMSNorm as a division by the root, the form that ONNX Runtime fuses into one operator."""
+    root = torch.sqrt(states.float().pow(2).mean(-1, keepdim=True) + norm.eps)
+    normed: Tensor = (states / root).to(norm.weight.dtype) * norm.weight
     return normed
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention without a mask; [B, heads, N, d] → [B, N, D]."""
     return functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-
-
-def _attention(attn: Any, tokens: Tensor) -> Tensor:
-    """Self-attention of the image tokens alone (SD3.5's second attention)."""
-    query = _heads(attn.to_q(tokens), attn.norm_q, attn.heads)
-    key = _heads(attn.to_k(tokens), attn.norm_k, attn.heads)
-    value = _heads(attn.to_v(tokens), None, attn.heads)
-    projected: Tensor = attn.to_out[0](_attend(query, key, value))
-    return projected
-
-
-def _joint_attention(attn: Any, tokens: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention over image tokens and context together; the context's part comes back unprojected."""
-    query = _heads(attn.to_q(tokens), attn.norm_q, attn.heads)
-    key = _heads(attn.to_k(tokens), attn.norm_k, attn.heads)
-    value = _heads(attn.to_v(tokens), None, attn.heads)
-    text_query = _heads(attn.add_q_proj(context), attn.norm_added_q, attn.heads)
-    text_key = _heads(attn.add_k_proj(context), attn.norm_added_k, attn.heads)
-    text_value = _heads(attn.add_v_proj(context), None, attn.heads)
-    mixed = _attend(
-        torch.cat([query, text_query], dim=2),
-        torch.cat([key, text_key], dim=2),
-        torch.cat([value, text_value], dim=2),
-    )
-    count = tokens.shape[1]
-    projected: Tensor = attn.to_out[0](mixed[:, :count])
-    return projected, mixed[:, count:]
