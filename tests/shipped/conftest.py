@@ -1,0 +1,31 @@
+"""The shipped model, exported once for all test processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def checkpoint(pytestconfig: pytest.Config) -> Path:
+    """The shipped checkpoint."""
+    return pytestconfig.rootpath / "training" / "checkpoints" / "shapes-kontext"
+
+
+@pytest.fixture(scope="session")
+def bundle(checkpoint: Path, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """Its fp32 bundle, built for the cpu target; do not write to it."""
+    from unipic2_edge.engines.cpu import build_cpu
+    from unipic2_edge.engines.targets import find_target
+    from unipic2_edge.export.bundle_writer import write_bundle
+    from unipic2_edge.export.recipes import find_recipe
+    from unipic2_edge.runtime.bundle import Bundle
+    from unipic2_edge.training.checkpoint import Checkpoint
+
+    def make(folder: Path) -> None:
+        write_bundle(Checkpoint.open(checkpoint), folder, find_recipe("fp32"))
+        build_cpu(Bundle(folder), find_target("cpu"))
+
+    return made_once("shapes-kontext", make)
