@@ -1,22 +1,32 @@
-"""Engines: what `build` left under `engines/<target>/`, and the record of what each was compiled from.
+"""Engines: what `build` left in a bundle, and the record of what each was compiled from.
 
-An engine is never trusted by its own word: its bytes must equal the record's hash, and the record must name
-the very graph and weights that stand in the manifest. engines/ writes the record, the runtime reads it.
+    engines/store/<graph>-<key>.plan|.onnx    a compiled graph; `key` is the hash of everything it depends on
+    engines/store/<graph>-<key>.json          its record, written after it
+    engines/<target>.json                     which engine serves each graph on a target
+
+Targets that can share an engine name the same key. An engine is never trusted by its own word: its bytes must
+equal the record's hash, and the record must name the very graph and weights that stand in the manifest.
+engines/ writes these files, the runtime reads them.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from .bundle import Bundle, Record
 from .errors import BundleError
 from .files import write_bytes
-from .verification import read_plain_file, verified_bytes
+from .verification import plain_file, read_plain_file, verified_bytes
 
 ENGINES = "engines"
-RECORD = "engine.json"
+STORE = f"{ENGINES}/store"
+
+Scalar = str | int | float | bool | None
 
 
 class CompiledFrom(Record, frozen=True):
@@ -26,89 +36,182 @@ class CompiledFrom(Record, frozen=True):
     weights: str
 
 
-class EngineGraph(Record, frozen=True):
-    """One compiled graph: its bare file name in the target's folder, its hash, its origin.
+class Shapes(Record, frozen=True):
+    """One input's optimisation profile: the smallest, the most likely and the largest shape."""
 
-    Its external data, if it has any, is the bundle's own weights.
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+
+class EngineSpec(Record, frozen=True):
+    """Everything an engine depends on; two equal specs give the same engine.
+
+    `backend` is the Python module: onnxruntime, tensorrt or tensorrt_rtx. `capabilities` are the compute
+    capabilities the engine holds code for ("8.6", …), none for processors. `platform` is the operating system and
+    processor it runs on ("linux-x86_64", "windows-x86_64", "linux-aarch64"), or "any".
     """
 
+    graph: str
+    compiled_from: CompiledFrom
+    precision: str
+    backend: str
+    backend_version: str
+    capabilities: tuple[str, ...]
+    platform: str
+    profile: dict[str, Shapes]
+    settings: dict[str, Scalar]
+
+    @property
+    def key(self) -> str:
+        """The hash of the spec's canonical JSON, 24 hexadecimal digits."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:24]
+
+    @property
+    def name(self) -> str:
+        """The engine's file name in the store, without its suffix."""
+        return f"{self.graph}-{self.key}"
+
+
+class Engine(Record, frozen=True):
+    """A compiled graph in the store: `<name>.json`.
+
+    `weights_bytes` and `activation_bytes` are what it needs on the device, as the builder reports them (none where
+    it does not say); `build_seconds` and `build_peak_bytes` what compiling it took; `verified_ns` the file's
+    modification time when its bytes were last known to be right.
+    """
+
+    spec: EngineSpec
     file: str
     sha256: str
     bytes: int
-    compiled_from: CompiledFrom
+    weights_bytes: int | None = None
+    activation_bytes: int | None = None
+    build_seconds: float | None = None
+    build_peak_bytes: int | None = None
+    verified_ns: int = 0
 
 
-class EngineRecord(Record, frozen=True):
-    """`engine.json`: one target's compiled graphs, the backend and settings that made them."""
+class TargetEngines(Record, frozen=True):
+    """`engines/<target>.json`: the engine's name for each graph."""
 
     target: str
-    backend: str
-    backend_version: str
-    settings: dict[str, str | int | float | bool | None]
-    graphs: dict[str, EngineGraph]
+    engines: dict[str, str]
 
 
-def engine_folder(bundle: Bundle, target: str) -> Path:
-    """Where a target's engines stand."""
-    return bundle.folder / ENGINES / target
+_Read = TypeVar("_Read", bound=Record)
+
+
+def engine_origin(bundle: Bundle, graph: str) -> CompiledFrom:
+    """What an engine of this graph must have been compiled from."""
+    signature = bundle.graph(graph)
+    files, components = bundle.manifest.files, bundle.manifest.components
+    return CompiledFrom(
+        graph=files[signature.file].sha256, weights=files[components[signature.component].weights].sha256
+    )
 
 
 def built_targets(bundle: Bundle) -> list[str]:
     """The targets this bundle was built for, by name."""
-    return sorted(path.parent.name for path in (bundle.folder / ENGINES).glob(f"*/{RECORD}"))
+    return sorted(path.stem for path in (bundle.folder / ENGINES).glob("[!.]*.json"))
 
 
-def read_engine_record(bundle: Bundle, target: str) -> EngineRecord | None:
-    """The record of a target's engines, or none when the bundle was not built for it.
+def stored_engines(bundle: Bundle) -> Iterator[Engine]:
+    """Every engine in the store, whatever it was compiled from; damaged records are passed over."""
+    for path in sorted((bundle.folder / STORE).glob("[!.]*.json")):
+        try:
+            yield read_engine(bundle, path.stem)
+        except BundleError:
+            continue
+
+
+def read_target(bundle: Bundle, target: str) -> TargetEngines | None:
+    """Which engines serve a target, or none when the bundle was not built for it.
 
     Raises:
         BundleError: the record is damaged.
     """
-    relative = f"{ENGINES}/{target}/{RECORD}"
-    if not (bundle.folder / relative).exists():
-        return None
-    try:
-        return msgspec.json.decode(read_plain_file(bundle.folder, relative), type=EngineRecord)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise BundleError(f"{bundle.folder / relative} is damaged: {error}", _again(target)) from error
+    relative = f"{ENGINES}/{target}.json"
+    return _read(bundle, relative, TargetEngines) if (bundle.folder / relative).exists() else None
 
 
-def write_engine_record(folder: Path, record: EngineRecord) -> None:
-    """Write `engine.json` into a target's folder, atomically; build calls this last.
+def read_engine(bundle: Bundle, name: str) -> Engine:
+    """An engine's record.
 
     Raises:
-        OutputError: the folder cannot be written to.
-        WorkError: the disk is full.
+        BundleError: missing or damaged.
     """
-    write_bytes(folder / RECORD, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+    engine = _read(bundle, f"{STORE}/{name}.json", Engine)
+    if engine.spec.name != name or Path(engine.file).stem != name:
+        raise BundleError(f"the record of the engine {name} is damaged: it describes another one", AGAIN)
+    return engine
 
 
-def read_engine(bundle: Bundle, record: EngineRecord, graph: str) -> bytes:
-    """The verified bytes of a compiled graph, after its origin was checked.
+def engine_path(bundle: Bundle, engine: Engine) -> Path:
+    """Where an engine's bytes stand: a plain file of the recorded size, not hashed.
+
+    Raises:
+        BundleError: missing, a link, or of another size.
+    """
+    try:
+        path = plain_file(bundle.folder, f"{STORE}/{engine.file}")
+    except BundleError as error:
+        raise BundleError(error.problem, AGAIN) from error
+    if path.stat().st_size != engine.bytes:
+        raise BundleError(f"{path} is damaged: {path.stat().st_size} bytes, recorded {engine.bytes}", AGAIN)
+    return path
+
+
+def read_engine_bytes(bundle: Bundle, engine: Engine) -> bytes:
+    """The verified bytes of an engine, after its origin was checked.
 
     Raises:
         BundleError: missing, damaged, or compiled from another graph or other weights.
     """
-    compiled = record.graphs[graph]
-    _check_origin(bundle, record.target, graph, compiled.compiled_from)
-    folder = engine_folder(bundle, record.target)
+    check_origin(bundle, engine)
     try:
-        return verified_bytes(folder, compiled.file, compiled.sha256, compiled.bytes)
+        return verified_bytes(bundle.folder, f"{STORE}/{engine.file}", engine.sha256, engine.bytes)
     except BundleError as error:
-        raise BundleError(error.problem, _again(record.target)) from error
+        raise BundleError(error.problem, AGAIN) from error
 
 
-def _check_origin(bundle: Bundle, target: str, graph: str, origin: CompiledFrom) -> None:
-    signature = bundle.graph(graph)
-    files, components = bundle.manifest.files, bundle.manifest.components
-    standing = CompiledFrom(
-        graph=files[signature.file].sha256, weights=files[components[signature.component].weights].sha256
-    )
-    if origin != standing:
-        raise BundleError(
-            f"the {target} engine of {graph} was built from another graph or other weights", _again(target)
-        )
+def check_origin(bundle: Bundle, engine: Engine) -> None:
+    """Refuse an engine of another graph or of other weights.
+
+    Raises:
+        BundleError: it was compiled from something else than what stands in the manifest.
+    """
+    if engine.spec.compiled_from != engine_origin(bundle, engine.spec.graph):
+        raise BundleError(f"the engine of {engine.spec.graph} was built from another graph or other weights", AGAIN)
 
 
-def _again(target: str) -> str:
-    return f"build it again: unipic2-edge build BUNDLE --target {target}"
+def write_engine(bundle: Bundle, engine: Engine) -> None:
+    """Write an engine's record, atomically; its bytes stand already.
+
+    Raises:
+        OutputError, WorkError: it cannot be written.
+    """
+    _write(bundle.folder / STORE / f"{engine.spec.name}.json", engine)
+
+
+def write_target(bundle: Bundle, target: TargetEngines) -> None:
+    """Write a target's record, atomically; its engines stand already.
+
+    Raises:
+        OutputError, WorkError: it cannot be written.
+    """
+    _write(bundle.folder / ENGINES / f"{target.target}.json", target)
+
+
+AGAIN = "build it again: unipic2-edge build BUNDLE --target NAME"
+
+
+def _read(bundle: Bundle, relative: str, kind: type[_Read]) -> _Read:
+    try:
+        return msgspec.json.decode(read_plain_file(bundle.folder, relative), type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BundleError(f"{bundle.folder / relative} is damaged: {error}", AGAIN) from error
+
+
+def _write(path: Path, record: Record) -> None:
+    write_bytes(path, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
