@@ -11,6 +11,10 @@ import pytest
 from onnx import TensorProto, helper
 from safetensors.numpy import save
 
+from unipic2_edge.engines.build import Built, build
+from unipic2_edge.engines.engine_set import Options, engine_set
+from unipic2_edge.engines.sizes import default_sizes
+from unipic2_edge.engines.targets import targets_of
 from unipic2_edge.runtime.bundle import (
     FORMAT_VERSION,
     Bundle,
@@ -38,8 +42,8 @@ def _external(name: str, shape: tuple[int, ...], place: tuple[str, int, int]) ->
 
 
 def _model(nodes: list[onnx.NodeProto], sides: int, weights: list[TensorProto]) -> bytes:
-    """A model from `x` to `y` of the same type: [B, 16] or [B, 16, H, W]."""
-    shape = ["B", CHANNELS, "H", "W"] if sides == 4 else ["B", CHANNELS]
+    """A model from `x` to `y` of the same type: [batch, 16] or [batch, 16, height, width]."""
+    shape = ["batch", CHANNELS, "height", "width"] if sides == 4 else ["batch", CHANNELS]
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy"]
     graph = helper.make_graph(nodes, "graph", [value[0]], [value[1]], weights)
     return bytes(
@@ -48,13 +52,13 @@ def _model(nodes: list[onnx.NodeProto], sides: int, weights: list[TensorProto]) 
 
 
 def _component(folder: Path, component: str, array: np.ndarray, nodes: list[onnx.NodeProto]) -> Graph:
-    data = save({"w": array})
+    data = save({f"{component}.w": array})
     (folder / "weights" / f"{component}.safetensors").write_bytes(data)
     start = 8 + int.from_bytes(data[:8], "little")
-    weight = _external("w", array.shape, (f"{component}.safetensors", start, array.nbytes))
+    weight = _external(f"{component}.w", array.shape, (f"{component}.safetensors", start, array.nbytes))
     file = f"graphs/{component}.onnx"
     (folder / file).write_bytes(_model(nodes, array.ndim, [weight]))
-    spec = ("B", CHANNELS, "H", "W") if array.ndim == 4 else ("B", CHANNELS)
+    spec = ("batch", CHANNELS, "height", "width") if array.ndim == 4 else ("batch", CHANNELS)
     tensors = [TensorSpec(name=name, dtype="float32", shape=spec) for name in "xy"]
     return Graph(file=file, component=component, inputs=(tensors[0],), outputs=(tensors[1],))
 
@@ -70,7 +74,7 @@ def write_small_bundle(folder: Path, precision: str = "float32") -> Bundle:
         rng.standard_normal((CHANNELS, CHANNELS), dtype=np.float32),
         [
             helper.make_node("Identity", ["x"], ["a"]),
-            helper.make_node("MatMul", ["a", "w"], ["b"]),
+            helper.make_node("MatMul", ["a", "line.w"], ["b"]),
             helper.make_node("Identity", ["b"], ["c"]),
             helper.make_node("Relu", ["c"], ["y"]),
         ],
@@ -80,7 +84,7 @@ def write_small_bundle(folder: Path, precision: str = "float32") -> Bundle:
         "picture",
         rng.standard_normal((CHANNELS, CHANNELS, 3, 3), dtype=np.float32),
         [
-            helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]),
+            helper.make_node("Conv", ["x", "picture.w"], ["a"], pads=[1, 1, 1, 1]),
             helper.make_node("Relu", ["a"], ["y"]),
         ],
     )
@@ -112,6 +116,19 @@ def write_small_bundle(folder: Path, precision: str = "float32") -> Bundle:
     )
     write_manifest(folder, manifest)
     return Bundle(folder)
+
+
+def build_for(bundle: Bundle, targets: str, threads: int | None = None) -> list[Built]:
+    """Build for targets with the default sizes, as `unipic2-edge build` does."""
+    options = Options(sizes=default_sizes(bundle.manifest), threads=threads)
+    return build(bundle, engine_set(bundle, targets_of(targets), options))
+
+
+def flip(path: Path, position: int) -> None:
+    """Change one byte of a file."""
+    data = bytearray(path.read_bytes())
+    data[position] ^= 0xFF
+    path.write_bytes(data)
 
 
 @pytest.fixture

@@ -121,3 +121,30 @@ def _record(arguments: argparse.Namespace, pipeline: Pipeline, settings: Setting
         "seed": settings.seed,
         "size": f"{settings.width}x{settings.height}",
     }
+
+
+def bench_engines(arguments: argparse.Namespace) -> Report:
+    """Every graph of the bundles compiled for every target, with what it took, what it is and what was predicted."""
+    from unipic2_edge.engines.engine_set import Options
+    from unipic2_edge.engines.sizes import default_sizes
+    from unipic2_edge.engines.targets import targets_of
+
+    from .engine_table import engine_rows, prediction_errors, table
+
+    targets, rows = targets_of(arguments.targets), []
+    with progress(len(arguments.bundle), "bundle", arguments) as advance:
+        for folder in arguments.bundle:
+            bundle = Bundle(folder)
+            options = Options(sizes=default_sizes(bundle.manifest))
+            rows += engine_rows(bundle, targets, options)
+            advance(folder.name)
+    errors = prediction_errors(rows)
+    settings: dict[str, object] = {
+        "bundles": [folder.name for folder in arguments.bundle],
+        "targets": [target.name for target in targets],
+        "sizes": options.sizes.describe(),
+    }
+    said = ", ".join(f"{name} {error:.0%}" for name, error in errors.items())
+    lines = [*table(rows), f"largest error of what was predicted: {said}"]
+    results: dict[str, object] = {"rows": [row.to_dict() for row in rows], "prediction_errors": errors}
+    return Report("engines", settings, results, lines)

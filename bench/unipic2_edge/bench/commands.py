@@ -1,4 +1,4 @@
-"""bench's commands: `demo`, and `bench quality|compare|startup`."""
+"""bench's commands: `demo`, and `bench quality|compare|startup|engines`."""
 
 from __future__ import annotations
 
@@ -40,11 +40,15 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
     compare.add_argument("--threads", type=int, metavar="K", help="CPU threads of both (default: one per core)")
     startup = kinds.add_parser("startup", help="fresh processes: --help, import, first picture")
     startup.add_argument("--runs", type=int, default=7)
+    engines = kinds.add_parser("engines", help="every graph compiled for every target, or why not")
+    engines.add_argument("bundle", metavar="BUNDLE", type=Path, nargs="+")
+    engines.add_argument("--targets", metavar="NAME,NAME", default="rtx-20,rtx-30,rtx-40,rtx-50")
+    for kind in (quality, compare, startup, engines):
+        kind.add_argument("-o", "--output", metavar="REPORT.json", type=Path, help="write the report here as well")
+        add_common_arguments(kind)
     for kind in (quality, compare, startup):
         kind.add_argument("bundle", metavar="BUNDLE", type=Path)
         kind.add_argument("--steps", type=int, metavar="N", help="default: the bundle's")
-        kind.add_argument("-o", "--output", metavar="REPORT.json", type=Path, help="write the report here as well")
-        add_common_arguments(kind)
     for kind in (quality, compare):
         kind.add_argument("--guidance", type=float, metavar="G", help="default: the bundle's")
         kind.add_argument("--seed", type=int, default=0)

@@ -1,0 +1,133 @@
+"""What `build` tells: a bar while it works, then one line for each engine; or, dry, what it would take."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+
+from unipic2_edge.runtime.bundle import Bundle
+from unipic2_edge.runtime.cli import Outcome
+
+from .build import Built, build
+from .engine_set import Job
+from .prediction import Prediction, predict
+
+_MB = 1e6
+_HEAD = ("graph", "precision", "for", "engine", "on the device")
+
+
+def watched_build(bundle: Bundle, jobs: Sequence[Job], arguments: argparse.Namespace) -> list[Built]:
+    """Build with a progress bar on stderr: one unit an engine, the compiler's phase beside it."""
+    from tqdm import tqdm
+
+    silent = arguments.quiet or not sys.stderr.isatty()
+    with tqdm(total=float(len(jobs)), file=sys.stderr, disable=silent, leave=False, bar_format=_BAR) as bar:
+        done: dict[str, float] = {}
+
+        def report(job: Job, phase: str, share: float) -> None:
+            # Phases of one engine follow each other; the engine counts whole when it is done.
+            done[job.spec.name] = 1.0 if phase == "done" else max(done.get(job.spec.name, 0.0), 0.9 * share)
+            bar.n = sum(done.values())
+            bar.set_postfix_str(f"{job.spec.graph}: {phase}")
+
+        return build(bundle, jobs, report)
+
+
+_BAR = "{percentage:3.0f}%|{bar:30}| {elapsed} {postfix}"
+
+
+def built_page(bundle: Bundle, built: Sequence[Built]) -> Outcome:
+    """The engines that now stand, and what they are."""
+    rows: list[tuple[str, ...]] = [
+        ("graph", "precision", "for", "engine", "on the device", "compiled in", "peak memory")
+    ]
+    rows += [_built_row(made) for made in built]
+    results = [
+        {
+            "graph": made.engine.spec.graph,
+            "name": made.engine.spec.name,
+            "precision": made.engine.spec.precision,
+            "targets": list(made.targets),
+            "cached": made.cached,
+            "backend": made.engine.spec.backend,
+            "backend_version": made.engine.spec.backend_version,
+            "capabilities": list(made.engine.spec.capabilities),
+            "bytes": made.engine.bytes,
+            "weights_bytes": made.engine.weights_bytes,
+            "activation_bytes": made.engine.activation_bytes,
+            "build_seconds": made.engine.build_seconds,
+            "build_peak_bytes": made.engine.build_peak_bytes,
+            "settings": made.engine.spec.settings,
+        }
+        for made in built
+    ]
+    return Outcome({"bundle": str(bundle.folder), "engines": results}, aligned(rows))
+
+
+def _built_row(made: Built) -> tuple[str, ...]:
+    engine = made.engine
+    device = "" if engine.weights_bytes is None else f"{_sum(engine.weights_bytes, engine.activation_bytes)} MB"
+    took = "already built" if made.cached else f"{engine.build_seconds:.1f} s"
+    peak = f"{engine.build_peak_bytes / 2**30:.2f} GiB" if engine.build_peak_bytes and not made.cached else ""
+    size = f"{engine.bytes / _MB:.2f} MB"
+    return engine.spec.graph, engine.spec.precision, ", ".join(made.targets), size, device, took, peak
+
+
+def _sum(weights: int, activation: int | None) -> str:
+    return f"{weights / _MB:.1f} + {(activation or 0) / _MB:.1f}"
+
+
+def dry_run_page(bundle: Bundle, jobs: Sequence[Job]) -> Outcome:
+    """What a build would take; builds nothing."""
+    predictions = [predict(bundle, job) for job in jobs]
+    rows: list[tuple[str, ...]] = [
+        ("graph", "precision", "for", "engine", "on the device", "compiles in", "peak memory")
+    ]
+    rows += [_predicted_row(job, prediction) for job, prediction in zip(jobs, predictions, strict=True)]
+    results = [
+        {
+            "graph": job.spec.graph,
+            "name": job.spec.name,
+            "precision": job.spec.precision,
+            "targets": list(job.targets),
+            "backend": job.spec.backend,
+            "capabilities": list(job.spec.capabilities),
+            **prediction.to_dict(),
+        }
+        for job, prediction in zip(jobs, predictions, strict=True)
+    ]
+    lines = [*aligned(rows), *_total(predictions)]
+    return Outcome({"bundle": str(bundle.folder), "dry_run": True, "engines": results}, lines)
+
+
+def _predicted_row(job: Job, prediction: Prediction) -> tuple[str, ...]:
+    device = ""
+    if prediction.weights_bytes is not None:
+        device = f"{_sum(prediction.weights_bytes, prediction.activation_bytes)} MB"
+    return (
+        job.spec.graph,
+        job.spec.precision,
+        ", ".join(job.targets),
+        f"~{prediction.engine_bytes / _MB:.2f} MB",
+        device,
+        f"~{prediction.build_seconds:.1f} s",
+        f"~{prediction.build_peak_bytes / 2**30:.2f} GiB",
+    )
+
+
+def _total(predictions: Sequence[Prediction]) -> list[str]:
+    """Graphs are compiled one after another: times and sizes add up, memory does not."""
+    seconds = sum(prediction.build_seconds for prediction in predictions)
+    size = sum(prediction.engine_bytes for prediction in predictions)
+    peak = max((prediction.build_peak_bytes for prediction in predictions), default=0)
+    return [
+        f"together: about {seconds:.0f} s, {size / _MB:.0f} MB on disk, {peak / 2**30:.1f} GiB of memory at the peak"
+    ]
+
+
+def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Rows of words as lines with their columns under each other."""
+    table = [list(row) for row in rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    return ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in table]

@@ -1,0 +1,182 @@
+"""The engine set: which engines a bundle needs for its targets, which cards share one, what is impossible.
+
+TensorRT-RTX puts the code for several cards into one plan with one copy of the weights, as long as all of them
+run the graph's precision: fp16, bf16, int8 and int4 plans serve every RTX card from 30 on, fp8 and nvfp4 plans
+those that have the format. Compute capability 7.5 gets plans of its own: in a shared one it raises everyone's
+activation memory (677 MB against 529 MB for the full-size denoiser).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+from unipic2_edge.runtime.onnx_session import import_onnxruntime
+
+from unipic2_edge.runtime.bundle import Bundle
+from unipic2_edge.runtime.engine import EngineSpec, Scalar, engine_origin
+from unipic2_edge.runtime.errors import RequestError
+from unipic2_edge.runtime.platforms import this_platform
+
+from .cpu import cpu_settings
+from .sizes import Sizes, profile_of
+from .targets import Target
+from .tensorrt import import_tensorrt, tensorrt_settings
+
+#: Precision → what comes nearest to it, the best first.
+_NEAREST = {
+    "float32": ("float16", "bfloat16"),
+    "float16": ("bfloat16", "float32"),
+    "bfloat16": ("float16", "float32"),
+    "int8": ("fp8", "int4", "float16"),
+    "fp8": ("int8", "int4", "float16"),
+    "int4": ("int8", "fp8", "float16"),
+    "nvfp4": ("int4", "fp8", "int8", "float16"),
+}
+#: Precision → the export recipe that gives it, where the names differ.
+_RECIPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+_ALONE = ("7.5",)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How engines are to be built.
+
+    Attributes:
+        sizes: the pictures they must serve; None where engines have no limits (processors).
+        threads: of the cpu target while building.
+        platform: what they will run on; None is this machine's.
+        backend: instead of each target's preferred one.
+        weight_streaming: lets a plan run with a part of its weights in host memory.
+    """
+
+    sizes: Sizes
+    threads: int | None = None
+    platform: str | None = None
+    backend: str | None = None
+    weight_streaming: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One engine of the set, and the targets that it serves."""
+
+    spec: EngineSpec
+    targets: tuple[str, ...]
+
+
+def engine_set(bundle: Bundle, targets: Sequence[Target], options: Options) -> list[Job]:
+    """The engines that a bundle needs for its targets, each shared by all that can share it.
+
+    Raises:
+        RequestError: a target does not run a component's precision, or a backend does not serve a target; the
+            nearest possible one is named.
+        MissingDependencyError: the backend is not installed.
+    """
+    for target in targets:
+        check_target(bundle, target, options)
+    jobs = []
+    for graph in bundle.manifest.graphs:
+        for group in sharing(targets, options):
+            jobs.append(Job(_spec(bundle, graph, group, options), tuple(target.name for target in group)))
+    return jobs
+
+
+def backend_of(target: Target, options: Options) -> str:
+    """What compiles for a target: the first of its backends that is installed here.
+
+    Raises:
+        RequestError: the backend that was asked for does not serve it.
+    """
+    if options.backend is None:
+        return next((backend for backend in target.backends if find_spec(backend)), target.backends[0])
+    if options.backend not in target.backends:
+        raise RequestError(
+            f"{options.backend} does not serve {target.name}", f"use {' or '.join(target.backends)} for it"
+        )
+    return options.backend
+
+
+def check_target(bundle: Bundle, target: Target, options: Options) -> None:
+    """Refuse what cannot be, before work starts.
+
+    Raises:
+        RequestError: the target runs on another platform, is compiled for on the device itself, or does not run
+            the precision of a component.
+    """
+    backend = backend_of(target, options)
+    _check_platform(target, backend, options.platform or this_platform())
+    for name, component in bundle.manifest.components.items():
+        impossible = check_precision(component.precision, target, backend)
+        if impossible is not None:
+            raise RequestError(f"{name} is in {impossible.problem}", impossible.mend)
+
+
+def check_precision(precision: str, target: Target, backend: str) -> RequestError | None:
+    """Why a target does not run a precision, with the nearest that it runs; none when it does."""
+    possible = target.precisions_of(backend)
+    if precision in possible:
+        return None
+    nearest = nearest_precision(precision, possible)
+    where = f"{target.name} (compute capability {target.capability})" if target.capability else target.name
+    return RequestError(
+        f"{precision}, which {where} does not run through {backend}",
+        f"export the checkpoint with --recipe {_RECIPES.get(nearest, nearest)}, the nearest that it runs",
+    )
+
+
+def _check_platform(target: Target, backend: str, platform: str) -> None:
+    """Engines of processors run anywhere; plans run where they were compiled, or on Windows from Linux."""
+    if backend == "onnxruntime":
+        return
+    if platform not in target.platforms:
+        raise RequestError(
+            f"{target.name} does not run on {platform}", f"give --platform {' or '.join(target.platforms)}"
+        )
+    here = this_platform()
+    if platform != here and not (backend == "tensorrt_rtx" and platform.startswith("windows")):
+        raise RequestError(
+            f"{backend} compiles for {platform} on {platform} alone, and this is {here}",
+            f"copy the bundle to such a machine and run `unipic2-edge build BUNDLE --target {target.name}` there",
+        )
+
+
+def nearest_precision(wanted: str, possible: Sequence[str]) -> str:
+    """The possible precision that comes nearest to the wanted one."""
+    return next((name for name in _NEAREST.get(wanted, ()) if name in possible), possible[0])
+
+
+def sharing(targets: Sequence[Target], options: Options) -> list[list[Target]]:
+    """Targets in groups that share engines, in the order given."""
+    groups: dict[tuple[str, ...], list[Target]] = {}
+    for target in targets:
+        backend = backend_of(target, options)
+        alone = backend != "tensorrt_rtx" or target.capability in _ALONE
+        groups.setdefault((backend, target.name if alone else ""), []).append(target)
+    return list(groups.values())
+
+
+def _spec(bundle: Bundle, graph: str, group: Sequence[Target], options: Options) -> EngineSpec:
+    backend = backend_of(group[0], options)
+    capabilities = {target.capability for target in group if target.capability is not None}
+    library, settings = _backend(backend, options)
+    on_processor = backend == "onnxruntime"
+    return EngineSpec(
+        graph=graph,
+        compiled_from=engine_origin(bundle, graph),
+        precision=bundle.manifest.components[bundle.graph(graph).component].precision,
+        backend=backend,
+        backend_version=str(library.__version__),
+        capabilities=tuple(sorted(capabilities, key=lambda text: [int(part) for part in text.split(".")])),
+        platform="any" if on_processor else options.platform or this_platform(),
+        profile={} if on_processor else profile_of(bundle.manifest, graph, options.sizes),
+        settings=settings,
+    )
+
+
+def _backend(backend: str, options: Options) -> tuple[Any, dict[str, Scalar]]:
+    if backend == "onnxruntime":
+        return import_onnxruntime(), cpu_settings(options.threads)
+    return import_tensorrt(backend), tensorrt_settings(backend, options.weight_streaming)

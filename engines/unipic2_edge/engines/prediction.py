@@ -1,0 +1,102 @@
+"""What compiling and running an engine will take, said before anything starts.
+
+Formulas over a graph's weights and largest shapes; their coefficients were fitted to full-size bf16 builds with
+TensorRT-RTX 1.7.1 for three cards (`bench engines` makes the table they are checked against). Weights and
+activations are what the card must hold; times are those of a 4-core machine and mean an order of magnitude.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from unipic2_edge.runtime.bundle import Bundle
+from unipic2_edge.runtime.engine import EngineSpec
+
+from .engine_set import Job
+from .weights import graph_weights, weights_bytes
+
+#: Resident memory of the compiling process: a floor, and multiples of the graph's weights (the builder's copy, the
+#: plan, and a part of the mapped file).
+_PEAK_FLOOR, _PEAK_PER_WEIGHT = 0.32e9, 2.25
+_SECONDS_FLOOR, _SECONDS_PER_GB, _SECONDS_PER_GB_DENOISER = 2.0, 8.0, 15.0
+#: Code in a plan; it is the same for one card and for three (the card's own kernels are made when it is first run).
+_CODE, _CODE_PER_WEIGHT = 4e6, 0.01
+_WORKSPACE = 8 * 2**20
+_ITEM_SIZE = {"float32": 4}  # bytes; 2 in all others, quantised ones compute in 16 bits between their products
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Bytes and seconds; `weights_bytes` and `activation_bytes` are the device's, none for engines of processors."""
+
+    engine_bytes: int
+    build_seconds: float
+    build_peak_bytes: int
+    weights_bytes: int | None
+    activation_bytes: int | None
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-ready fields."""
+        return asdict(self)
+
+
+def predict(bundle: Bundle, job: Job) -> Prediction:
+    """What one engine will take.
+
+    Raises:
+        BundleError: the bundle is damaged.
+    """
+    weights = weights_bytes(bundle, job.spec.graph)
+    if job.spec.backend == "onnxruntime":
+        # The engine points into the bundle's weights; the compiler reads them once.
+        return Prediction(100_000, 0.1 + 2e-9 * weights, int(0.2e9 + weights), None, None)
+    per_gb = _SECONDS_PER_GB_DENOISER if job.spec.graph == "denoiser" else _SECONDS_PER_GB
+    return Prediction(
+        engine_bytes=int(_CODE + (1 + _CODE_PER_WEIGHT) * weights),
+        build_seconds=round(_SECONDS_FLOOR + per_gb * weights / 1e9, 1),
+        build_peak_bytes=int(_PEAK_FLOOR + _PEAK_PER_WEIGHT * weights),
+        weights_bytes=weights,
+        activation_bytes=activation_bytes(bundle, job.spec),
+    )
+
+
+def activation_bytes(bundle: Bundle, spec: EngineSpec) -> int:
+    """Activation memory at the profile's largest shapes, in bytes.
+
+    A workspace, and what grows with the shapes: in the denoiser rows and tokens (its attention is fused), in the
+    modulation its output, in text encoders their hidden states, in the autoencoder pixels.
+    """
+    item = _ITEM_SIZE.get(spec.precision, 2)
+    largest = {name: shapes.max for name, shapes in spec.profile.items()}
+    if spec.graph.startswith("vae"):
+        return _autoencoder_bytes(bundle, spec.graph, largest, item)
+    if spec.graph == "denoiser":
+        rows, tokens, _ = largest["patches"]
+        context, hidden = largest["context"][1:]
+        grows = 9.6 * rows * (tokens + context) * hidden
+    elif spec.graph == "modulation":
+        rows, width = largest["pooled"][0], bundle.graph("modulation").outputs[0].shape[-1]
+        grows = 1.04 * largest["timestep"][0] * rows * int(width)
+    else:
+        tokens, hidden = bundle.graph(spec.graph).outputs[0].shape[1:]
+        grows = 10.2 * largest["input_ids"][0] * int(tokens) * int(hidden)
+    # 32-bit products take a second workspace.
+    return int(_WORKSPACE * item / 2 + grows * item)
+
+
+def _autoencoder_bytes(bundle: Bundle, graph: str, largest: dict[str, tuple[int, ...]], item: int) -> int:
+    """The larger of the convolutions at full size and of the attention over latent pixels, whose scores are not fused.
+
+    Channels are those of the first or last convolution, at least a vector's 32.
+    """
+    factor = bundle.manifest.latents.factor
+    decoding = "latents" in largest
+    rows, _, height, width = largest["latents" if decoding else "image"]
+    pixels = height * width * (factor * factor if decoding else 1)
+    last = "decoder.conv_out.weight" if decoding else "encoder.conv_in.weight"
+    shapes = {name: tensor.shape for name, tensor in graph_weights(bundle, graph).items()}
+    shape = next((shape for name, shape in shapes.items() if name.endswith(last)), (128, 128))
+    channels = max(32, shape[1] if decoding else shape[0])
+    convolutions = (6.1 if decoding else 4.7) * channels * item * pixels
+    attention = 3.1 * item * (pixels / factor**2) ** 2
+    return int(rows * max(convolutions, attention))
