@@ -11,10 +11,9 @@ import pytest
 from onnx import TensorProto, helper
 from safetensors.numpy import save
 
-from unipic2_edge.engines.build import Built, build
-from unipic2_edge.engines.engine_set import Options, engine_set
+from unipic2_edge.engines.build import Built, build_targets
+from unipic2_edge.engines.engine_set import Options
 from unipic2_edge.engines.sizes import default_sizes
-from unipic2_edge.engines.targets import targets_of
 from unipic2_edge.runtime.bundle import (
     FORMAT_VERSION,
     Bundle,
@@ -120,8 +119,7 @@ def write_small_bundle(folder: Path, precision: str = "float32") -> Bundle:
 
 def build_for(bundle: Bundle, targets: str, threads: int | None = None) -> list[Built]:
     """Build for targets with the default sizes, as `unipic2-edge build` does."""
-    options = Options(sizes=default_sizes(bundle.manifest), threads=threads)
-    return build(bundle, engine_set(bundle, targets_of(targets), options))
+    return build_targets(bundle, targets, Options(sizes=default_sizes(bundle.manifest), threads=threads))
 
 
 def flip(path: Path, position: int) -> None:

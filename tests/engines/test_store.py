@@ -182,19 +182,14 @@ def test_a_failed_build_keeps_the_engines_that_stood(bundle: Bundle, monkeypatch
 _BUILD = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from unipic2_edge.engines.build import build
-from unipic2_edge.engines.engine_set import Options, engine_set
-from unipic2_edge.engines.sizes import default_sizes
-from unipic2_edge.engines.targets import targets_of
+
+from unipic2_edge.engines.build import build_targets
 from unipic2_edge.runtime.bundle import Bundle
 
 if __name__ == "__main__":
-    bundle = Bundle(Path(sys.argv[1]))
-    jobs = engine_set(bundle, targets_of(sys.argv[3]), Options(sizes=default_sizes(bundle.manifest)))
     print("ready", flush=True)
     sys.stdin.readline()
-    print([made.cached for made in build(bundle, jobs)], flush=True)
+    print([made.cached for made in build_targets(Bundle(Path(sys.argv[1])), sys.argv[2])], flush=True)
 """
 
 
@@ -202,7 +197,7 @@ def _builder(bundle: Bundle, tmp_path: Path, target: str) -> subprocess.Popen[st
     script = tmp_path / "builder.py"
     script.write_text(_BUILD)
     process = subprocess.Popen(
-        [sys.executable, str(script), str(bundle.folder), str(Path(__file__).parent), target],
+        [sys.executable, str(script), str(bundle.folder), target],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,16 +1,18 @@
-"""The table of targets and the commands that show it."""
+"""The table of targets and the commands that show it and build for it."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from unipic2_edge.engines.targets import TARGETS, find_target
+from unipic2_edge.engines.targets import TARGETS, find_target, target_of_capability, targets_of
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.cli import main
 from unipic2_edge.runtime.errors import RequestError
+from unipic2_edge.runtime.platforms import PLATFORMS
 
 
 def _document(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
@@ -21,9 +23,28 @@ def _document(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
 def test_every_target_says_what_serves_it_and_where_that_is_from() -> None:
     for name, target in TARGETS.items():
         assert target.name == name
-        assert target.backends
-        assert target.precisions
         assert target.source
+        assert set(target.backends) <= {"onnxruntime", "tensorrt", "tensorrt_rtx"}
+        assert set(target.platforms) <= set(PLATFORMS)
+        for backend in target.backends:
+            assert set(target.precisions_of(backend)) <= set(target.precisions)
+        assert target.capability is None or re.fullmatch(r"\d+\.\d", target.capability)
+
+
+def test_every_card_has_memory_bandwidth_and_a_source() -> None:
+    cards = [card for target in TARGETS.values() for card in target.cards]
+    assert len(cards) >= 10
+    for card in cards:
+        assert card.memory > 0
+        assert card.bandwidth > 0
+        assert card.source
+        if card.fp16 is not None and card.int8 is not None:
+            assert card.int8 > card.fp16
+
+
+def test_the_issues_targets_are_all_there() -> None:
+    asked = ["rtx-20", "rtx-30", "rtx-40", "rtx-50", "dgx-spark", "jetson-orin", "jetson-thor", "a100", "h100", "cpu"]
+    assert set(asked) == set(TARGETS)
 
 
 def test_an_unknown_target_names_the_known_ones() -> None:
@@ -33,25 +54,50 @@ def test_an_unknown_target_names_the_known_ones() -> None:
     assert "cpu" in refused.value.mend
 
 
+def test_names_with_commas_give_each_target_once() -> None:
+    assert [target.name for target in targets_of("rtx-40, rtx-30,rtx-40")] == ["rtx-40", "rtx-30"]
+
+
+def test_a_target_is_found_by_its_compute_capability() -> None:
+    for target in TARGETS.values():
+        if target.capability is not None:
+            assert target_of_capability(target.capability) is target
+    assert target_of_capability("6.1") is None
+
+
 def test_targets_lists_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["targets", "--json"]) == 0
     document = _document(capsys)
     assert document["ok"] is True
     assert [target["name"] for target in document["targets"]] == list(TARGETS)  # type: ignore[attr-defined]
+    assert main(["targets"]) == 0
+    shown = capsys.readouterr().out
+    for name in TARGETS:
+        assert name in shown
 
 
 def test_build_reports_engines_and_then_the_hit(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     for cached in (False, True):
         assert main(["build", str(bundle.folder), "--target", "cpu", "--json"]) == 0
-        made = _document(capsys)["targets"]["cpu"]  # type: ignore[index]
-        assert made["cached"] is cached
-        assert made["engines"] == ["line", "picture"]
-        assert made["backend"] == "onnxruntime"
+        made = _document(capsys)["engines"]
+        assert isinstance(made, list)
+        assert [engine["cached"] for engine in made] == [cached, cached]
+        assert [engine["graph"] for engine in made] == ["line", "picture"]
+        assert {engine["backend"] for engine in made} == {"onnxruntime"}
 
 
-def test_a_dry_run_builds_nothing(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["build", str(bundle.folder), "--target", "cpu", "--dry-run", "--json"]) == 0
-    assert _document(capsys)["targets"] == {"cpu": ["line", "picture"]}
+@pytest.mark.parametrize("target", ["cpu", "rtx-30,rtx-40"])
+def test_a_dry_run_says_what_it_would_take_and_builds_nothing(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str], target: str
+) -> None:
+    assert main(["build", str(bundle.folder), "--target", target, "--dry-run", "--json"]) == 0
+    engines = _document(capsys)["engines"]
+    assert isinstance(engines, list)
+    assert [engine["graph"] for engine in engines] == ["line", "picture"]
+    for engine in engines:
+        assert engine["targets"] == target.split(",")
+        assert engine["build_seconds"] > 0
+        assert engine["build_peak_bytes"] > 100e6
     assert not (bundle.folder / "engines").exists()
 
 
@@ -62,10 +108,20 @@ def test_a_dry_run_builds_nothing(bundle: Bundle, capsys: pytest.CaptureFixture[
         (["--target", "cpu,"], "there is no target ''"),
         (["--target", "cpu", "--threads", "0"], "0 threads cannot work"),
         (["--target", "cpu", "--threads", "many"], "invalid int value"),
+        (["--target", "rtx-40", "--sizes", "500x500"], "500x500 is no size"),
+        (["--target", "rtx-40", "--sizes", "big"], "'big' is no size"),
+        (["--target", "rtx-40", "--sizes", "32x32", "--max", "32x32"], "--sizes stands for"),
+        (["--target", "rtx-40", "--min", "32x32", "--max", "16x16"], "above the largest"),
+        (["--target", "rtx-40", "--tasks", "dream"], "there is no task 'dream'"),
+        (["--target", "rtx-40", "--images", "0"], "0 pictures at once"),
+        (["--target", "rtx-40", "--platform", "solaris"], "there is no platform 'solaris'"),
+        (["--target", "rtx-40", "--platform", "linux-aarch64"], "does not run on linux-aarch64"),
+        (["--target", "rtx-40", "--backend", "onnxruntime"], "onnxruntime does not serve rtx-40"),
+        (["--target", "jetson-orin"], "jetson-orin"),
         ([], "--target"),
     ],
 )
-def test_wrong_requests_are_refused_in_one_line_and_change_nothing(
+def test_wrong_requests_are_refused_in_two_lines_and_change_nothing(
     bundle: Bundle, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
     assert main(["build", str(bundle.folder), *arguments]) == 2

@@ -17,8 +17,7 @@ def checkpoint(pytestconfig: pytest.Config) -> Path:
 @pytest.fixture(scope="session")
 def bundle(checkpoint: Path, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """Its fp32 bundle, built for the cpu target; do not write to it."""
-    from unipic2_edge.engines.cpu import build_cpu
-    from unipic2_edge.engines.targets import find_target
+    from unipic2_edge.engines.build import build_targets
     from unipic2_edge.export.bundle_writer import write_bundle
     from unipic2_edge.export.recipes import find_recipe
     from unipic2_edge.runtime.bundle import Bundle
@@ -26,6 +25,6 @@ def bundle(checkpoint: Path, made_once: Callable[[str, Callable[[Path], object]]
 
     def make(folder: Path) -> None:
         write_bundle(Checkpoint.open(checkpoint), folder, find_recipe("fp32"))
-        build_cpu(Bundle(folder), find_target("cpu"))
+        build_targets(Bundle(folder), "cpu")
 
     return made_once("shapes-kontext", make)

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from unipic2_edge.engines.cpu import build_cpu
-from unipic2_edge.engines.targets import find_target
+from unipic2_edge.engines.build import build_targets
 from unipic2_edge.runtime.bundle import MANIFEST, Bundle
 from unipic2_edge.runtime.cli import Outcome
 from unipic2_edge.runtime.errors import BundleError, CheckpointError, OutputError
@@ -54,7 +53,7 @@ def run_demo(
     with _stage("export", stages, done):
         bundle = _bundle(workdir / "bundle", checkpoint)
     with _stage("build", stages, done):
-        build_cpu(bundle, find_target("cpu"))
+        build_targets(bundle, "cpu")
     pipeline = Pipeline.load(bundle.folder)
     settings = _settings(pipeline, scored)
     with _stage("pictures", stages, done):

@@ -9,8 +9,10 @@ from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.engine import Engine
 
 from .compiler import find_compiler
-from .engine_set import Job
+from .engine_set import Job, Options, engine_set
+from .sizes import default_sizes
 from .store import Store
+from .targets import targets_of
 from .worker import compile_graph
 
 #: Called with the job, the phase the compiler is in and how much of it is done; the share is 1 when it is over.
@@ -45,6 +47,17 @@ def build(bundle: Bundle, jobs: Sequence[Job], report: Report = lambda job, phas
             engines = {made.engine.spec.graph: made.engine.spec.name for made in built if target in made.targets}
             store.assign(target, engines)
     return built
+
+
+def build_targets(bundle: Bundle, names: str, options: Options | None = None) -> list[Built]:
+    """Build a bundle for targets by name ("rtx-30,rtx-40"), by default for the default sizes.
+
+    Raises:
+        RequestError, MissingDependencyError: see `engine_set`.
+        BundleError, OutputError, WorkError: see `build`.
+    """
+    wanted = options or Options(sizes=default_sizes(bundle.manifest))
+    return build(bundle, engine_set(bundle, targets_of(names), wanted))
 
 
 def _built(store: Store, bundle: Bundle, job: Job, report: Report) -> Built:

@@ -1,13 +1,14 @@
 """What compiling and running an engine will take, said before anything starts.
 
-Formulas over a graph's weights and largest shapes; their coefficients were fitted to full-size bf16 builds with
-TensorRT-RTX 1.7.1 for three cards (`bench engines` makes the table they are checked against). Weights and
-activations are what the card must hold; times are those of a 4-core machine and mean an order of magnitude.
+Formulas over a graph's weights, its operators and its largest shapes; their coefficients were fitted to builds with
+TensorRT-RTX 1.7.1 (`bench engines` makes the table they are checked against). Weights and activations are what the
+card must hold; times are those of a 4-core machine and mean an order of magnitude.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import prod
 
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.engine import EngineSpec
@@ -15,12 +16,12 @@ from unipic2_edge.runtime.engine import EngineSpec
 from .engine_set import Job
 from .weights import graph_weights, weights_bytes
 
-#: Resident memory of the compiling process: a floor, and multiples of the graph's weights (the builder's copy, the
-#: plan, and a part of the mapped file).
-_PEAK_FLOOR, _PEAK_PER_WEIGHT = 0.32e9, 2.25
-_SECONDS_FLOOR, _SECONDS_PER_GB, _SECONDS_PER_GB_DENOISER = 2.0, 8.0, 15.0
-#: Code in a plan; it is the same for one card and for three (the card's own kernels are made when it is first run).
-_CODE, _CODE_PER_WEIGHT = 4e6, 0.01
+#: Resident memory of the compiling process: a floor, two copies of the weights (the builder's and the plan's), and
+#: what each byte of the graph's file, a measure of its operators, costs the compiler.
+_PEAK_FLOOR, _PEAK_PER_WEIGHT, _PEAK_PER_GRAPH = 0.235e9, 2.0, 1250
+_SECONDS_FLOOR, _SECONDS_PER_WEIGHT, _SECONDS_PER_GRAPH = 0.4, 5e-9, 25e-6
+#: Code in a plan; it is the same for one card and for three (a card's own kernels are made when it is first run).
+_CODE, _CODE_PER_GRAPH = 1.5e6, 45
 _WORKSPACE = 8 * 2**20
 _ITEM_SIZE = {"float32": 4}  # bytes; 2 in all others, quantised ones compute in 16 bits between their products
 
@@ -47,14 +48,14 @@ def predict(bundle: Bundle, job: Job) -> Prediction:
         BundleError: the bundle is damaged.
     """
     weights = weights_bytes(bundle, job.spec.graph)
+    graph = bundle.manifest.files[bundle.graph(job.spec.graph).file].bytes
     if job.spec.backend == "onnxruntime":
         # The engine points into the bundle's weights; the compiler reads them once.
-        return Prediction(100_000, 0.1 + 2e-9 * weights, int(0.2e9 + weights), None, None)
-    per_gb = _SECONDS_PER_GB_DENOISER if job.spec.graph == "denoiser" else _SECONDS_PER_GB
+        return Prediction(graph, round(0.1 + 2e-9 * weights, 1), int(_PEAK_FLOOR + weights), None, None)
     return Prediction(
-        engine_bytes=int(_CODE + (1 + _CODE_PER_WEIGHT) * weights),
-        build_seconds=round(_SECONDS_FLOOR + per_gb * weights / 1e9, 1),
-        build_peak_bytes=int(_PEAK_FLOOR + _PEAK_PER_WEIGHT * weights),
+        engine_bytes=int(weights + _CODE + _CODE_PER_GRAPH * graph),
+        build_seconds=round(_SECONDS_FLOOR + _SECONDS_PER_WEIGHT * weights + _SECONDS_PER_GRAPH * graph, 1),
+        build_peak_bytes=int(_PEAK_FLOOR + _PEAK_PER_WEIGHT * weights + _PEAK_PER_GRAPH * graph),
         weights_bytes=weights,
         activation_bytes=activation_bytes(bundle, job.spec),
     )
@@ -66,10 +67,12 @@ def activation_bytes(bundle: Bundle, spec: EngineSpec) -> int:
     A workspace, and what grows with the shapes: in the denoiser rows and tokens (its attention is fused), in the
     modulation its output, in text encoders their hidden states, in the autoencoder pixels.
     """
-    item = _ITEM_SIZE.get(spec.precision, 2)
+    item, workspaces = _ITEM_SIZE.get(spec.precision, 2), 1
     largest = {name: shapes.max for name, shapes in spec.profile.items()}
     if spec.graph.startswith("vae"):
         return _autoencoder_bytes(bundle, spec.graph, largest, item)
+    if spec.graph in ("denoiser", "modulation"):
+        workspaces = item // 2  # its 32-bit products take a second one
     if spec.graph == "denoiser":
         rows, tokens, _ = largest["patches"]
         context, hidden = largest["context"][1:]
@@ -78,10 +81,10 @@ def activation_bytes(bundle: Bundle, spec: EngineSpec) -> int:
         rows, width = largest["pooled"][0], bundle.graph("modulation").outputs[0].shape[-1]
         grows = 1.04 * largest["timestep"][0] * rows * int(width)
     else:
-        tokens, hidden = bundle.graph(spec.graph).outputs[0].shape[1:]
-        grows = 10.2 * largest["input_ids"][0] * int(tokens) * int(hidden)
-    # 32-bit products take a second workspace.
-    return int(_WORKSPACE * item / 2 + grows * item)
+        states = bundle.graph(spec.graph).outputs[0].shape  # [B, S, H]
+        rows = max((shape[0] for shape in largest.values()), default=1)
+        grows = 10.2 * rows * prod(side for side in states if isinstance(side, int))
+    return int(workspaces * _WORKSPACE + grows * item)
 
 
 def _autoencoder_bytes(bundle: Bundle, graph: str, largest: dict[str, tuple[int, ...]], item: int) -> int:

@@ -15,7 +15,7 @@ import msgspec
 
 from .bundle import Bundle
 from .cli import Outcome
-from .engine import built_targets, read_engine_record
+from .engine import Engine, built_targets, read_engine, read_target
 from .settings import read_settings
 
 #: Library → (extra that brings it, what it is for).
@@ -61,9 +61,7 @@ def inspect_bundle(folder: Path, hashes: bool) -> Outcome:
         )
     targets = built_targets(bundle)
     for target in targets:
-        record = read_engine_record(bundle, target)
-        if record is not None:
-            lines.append(f"engines  {target}: {len(record.graphs)} graphs, {record.backend} {record.backend_version}")
+        lines.append(_engines_line(target, _engines_of(bundle, target)))
     if not targets:
         lines.append("engines  none (unipic2-edge build BUNDLE --target cpu makes start-up faster)")
     if hashes:
@@ -74,6 +72,17 @@ def inspect_bundle(folder: Path, hashes: bool) -> Outcome:
         "hashes_checked": hashes,
     }
     return Outcome(result, lines)
+
+
+def _engines_of(bundle: Bundle, target: str) -> list[Engine]:
+    record = read_target(bundle, target)
+    return [] if record is None else [read_engine(bundle, name) for name in record.engines.values()]
+
+
+def _engines_line(target: str, engines: list[Engine]) -> str:
+    made = sorted({f"{engine.spec.backend} {engine.spec.backend_version}" for engine in engines})
+    size = sum(engine.bytes for engine in engines)
+    return f"engines  {target}: {len(engines)} graphs, {size / 1e6:.1f} MB, {', '.join(made)}"
 
 
 def inspect_picture(path: Path) -> Outcome:

@@ -9,6 +9,6 @@ _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 def this_platform() -> str:
-    """This machine's platform: "linux-x86_64", "windows-x86_64", "linux-aarch64", or another of that form."""
+    """The platform of this machine: "linux-x86_64", "windows-x86_64", "linux-aarch64", or another of that form."""
     machine = platform.machine().lower()
     return f"{platform.system().lower()}-{_MACHINES.get(machine, machine)}"

@@ -1,0 +1,134 @@
+"""The ONNX Runtime adapter: a graph on its CPU provider.
+
+A session is opened from the engine of the `cpu` target when the bundle was built for it, else from the plain graph.
+Either way the graph is handed over as verified bytes and the weights folder is named explicitly, so that
+ONNX Runtime opens no file by a path that the graph chose.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import Any
+
+from .bundle import Bundle
+from .engine import Engine, read_engine, read_engine_bytes, read_target
+from .errors import MissingDependencyError, WorkError
+from .session import Array, Arrays, check_inputs
+
+logger = logging.getLogger(__name__)
+
+
+class OnnxRuntimeSession:
+    """A graph on ONNX Runtime's CPU provider.
+
+    Args:
+        bundle: the opened bundle.
+        name: the graph's name in the manifest.
+        threads: threads inside one operator; None lets ONNX Runtime take one per physical core.
+
+    Raises:
+        MissingDependencyError: onnxruntime is not installed.
+        BundleError: the graph, its engine or its weights are missing or damaged.
+    """
+
+    def __init__(self, bundle: Bundle, name: str, threads: int | None = None) -> None:
+        runtime = import_onnxruntime()
+        self.graph = bundle.graph(name)
+        self._outputs = [spec.name for spec in self.graph.outputs]
+        weights = bundle.weights(name)
+        options = _session_options(runtime, threads)
+        engine = _usable_engine(bundle, name, runtime.__version__)
+        if engine is None:
+            model = bundle.read(self.graph.file)
+        else:
+            model = read_engine_bytes(bundle, engine)
+            # An engine is already optimised for this machine; doing it again only costs start-up.
+            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(weights.parent.resolve())
+        )
+        try:
+            self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises its own classes, which share no base but Exception
+            raise WorkError(
+                f"ONNX Runtime could not open {name}: {_first_line(error)}",
+                "see `unipic2-edge doctor`; export the checkpoint again if the bundle is from another version",
+            ) from error
+
+    def run(self, inputs: Arrays) -> dict[str, Array]:
+        """Compute the graph's outputs from its inputs (see `Session.run`)."""
+        check_inputs(self.graph, inputs)
+        try:
+            values = self._session.run(self._outputs, dict(inputs))
+        except Exception as error:
+            raise WorkError(
+                f"ONNX Runtime failed in {self.graph.file}: {_first_line(error)}",
+                "a smaller picture or fewer pictures at once need less memory",
+            ) from error
+        return dict(zip(self._outputs, values, strict=True))
+
+
+def import_onnxruntime() -> Any:
+    """The onnxruntime module.
+
+    Raises:
+        MissingDependencyError: not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependencyError(
+            "ONNX Runtime is not installed", 'install it with: pip install "unipic2-edge[cpu]"'
+        ) from error
+    return onnxruntime
+
+
+def _session_options(runtime: Any, threads: int | None) -> Any:
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors only: they come back as exceptions
+    options.inter_op_num_threads = 1  # the graphs are chains: nothing to run side by side
+    options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    for key, value in _waiting(runtime.__version__).items():
+        options.add_session_config_entry(f"session.intra_op.{key}", value)
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
+
+
+def _waiting(version: str) -> dict[str, str]:
+    """How a thread waits for its part of the next operator: 0.1 ms awake, then asleep.
+
+    ONNX Runtime's own choice, many milliseconds awake, takes the processor from whoever else needs it; going to
+    sleep at once costs a small model more than its operators do. Releases that cannot bound the wait (before 1.26,
+    onnxruntime PR 27916) sleep at once.
+    """
+    release = tuple(int(part) for part in version.split(".")[:2])
+    return {"spin_duration_us": "100"} if release >= (1, 26) else {"allow_spinning": "0"}
+
+
+def _usable_engine(bundle: Bundle, name: str, version: str) -> Engine | None:
+    """The cpu engine, unless another ONNX Runtime made it: only the plain graph is sure to fit them all."""
+    record = read_target(bundle, "cpu")
+    if record is None or name not in record.engines:
+        return None
+    engine = read_engine(bundle, record.engines[name])
+    if engine.spec.backend_version != version:
+        _warn_of_another_version(engine.spec.backend_version, version)
+        return None
+    return engine
+
+
+@cache
+def _warn_of_another_version(built: str, running: str) -> None:
+    """Once a process, not once a graph."""
+    logger.warning(
+        "the cpu engine was built by ONNX Runtime %s, this is %s: using the plain graph (build again to mend)",
+        built,
+        running,
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
