@@ -8,23 +8,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from unipic2_edge.runtime.bundle import Bundle, FileEntry
 from unipic2_edge.runtime.engine import (
+    STORE,
     CompiledFrom,
-    EngineGraph,
-    EngineRecord,
+    Engine,
+    EngineSpec,
+    TargetEngines,
     built_targets,
-    engine_folder,
-    read_engine_record,
-    write_engine_record,
+    engine_origin,
+    read_target,
+    write_engine,
+    write_target,
 )
 from unipic2_edge.runtime.errors import BundleError, MissingDependencyError, RequestError, WorkError
 from unipic2_edge.runtime.files import sha256_of
+from unipic2_edge.runtime.onnx_session import _waiting, import_onnxruntime
 from unipic2_edge.runtime.pool import SessionPool
-from unipic2_edge.runtime.session import _waiting, import_onnxruntime, open_session
+from unipic2_edge.runtime.session import open_session
 
 IDS = np.array([[1, 4, 5, 2, 0, 0], [1, 2, 0, 0, 0, 0]])
 
@@ -127,24 +132,26 @@ def _doubled(bundle: Bundle) -> bytes:
 
 
 def _build(bundle: Bundle, **changes: Any) -> None:
-    folder = engine_folder(bundle, "cpu")
-    folder.mkdir(parents=True)
-    path = folder / "text_encoder.onnx"
-    path.write_bytes(_doubled(bundle))
-    files = bundle.manifest.files
-    origin = CompiledFrom(
-        graph=files["graphs/text_encoder.onnx"].sha256, weights=files["weights/text_encoder.safetensors"].sha256
-    )
-    graph = {"file": path.name, "sha256": sha256_of(path), "bytes": path.stat().st_size, "compiled_from": origin}
-    version = changes.pop("backend_version", import_onnxruntime().__version__)
-    record = EngineRecord(
-        target="cpu",
+    """Put the engine into the store; `changes` are to its spec or to its record."""
+    spec = EngineSpec(
+        graph="text_encoder",
+        compiled_from=engine_origin(bundle, "text_encoder"),
+        precision="float32",
         backend="onnxruntime",
-        backend_version=version,
+        backend_version=import_onnxruntime().__version__,
+        capabilities=(),
+        platform="any",
+        profile={},
         settings={},
-        graphs={"text_encoder": EngineGraph(**(graph | changes))},
     )
-    write_engine_record(folder, record)
+    spec = msgspec.structs.replace(spec, **{name: changes.pop(name) for name in list(changes) if hasattr(spec, name)})
+    path = bundle.folder / STORE / f"{spec.name}.onnx"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(_doubled(bundle))
+    record = {"spec": spec, "file": path.name, "sha256": sha256_of(path), "bytes": path.stat().st_size}
+    engine = Engine(**(record | changes))
+    write_engine(bundle, engine)
+    write_target(bundle, TargetEngines(target="cpu", engines={"text_encoder": spec.name}))
 
 
 def _doubles(bundle: Bundle, weights: dict) -> bool:
@@ -156,7 +163,7 @@ def _doubles(bundle: Bundle, weights: dict) -> bool:
 
 def test_the_engine_is_used_when_it_is_built(bundle: Bundle, weights: dict) -> None:
     assert built_targets(bundle) == []
-    assert read_engine_record(bundle, "cpu") is None
+    assert read_target(bundle, "cpu") is None
     assert not _doubles(bundle, weights)
     _build(bundle)
     assert built_targets(bundle) == ["cpu"]
@@ -178,8 +185,8 @@ def test_another_versions_engine_is_left_alone(bundle: Bundle, weights: dict, ca
     [
         ({"sha256": "0" * 64}, "SHA-256"),
         ({"bytes": 1}, "bytes"),
-        ({"file": "missing.onnx"}, "missing"),
-        ({"file": "../../graphs/text_encoder.onnx"}, "outside its folder"),
+        ({"file": "missing.onnx"}, "describes another one"),
+        ({"file": "../../graphs/text_encoder.onnx"}, "describes another one"),
         ({"compiled_from": CompiledFrom(graph="0" * 64, weights="0" * 64)}, "built from another graph"),
     ],
 )
@@ -190,9 +197,16 @@ def test_an_engine_that_is_not_what_it_says_is_refused(bundle: Bundle, changes: 
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"target": 1}'])
-def test_a_damaged_record_is_refused(bundle: Bundle, text: str) -> None:
+@pytest.mark.parametrize(
+    "where",
+    [
+        lambda bundle: "engines/cpu.json",
+        lambda bundle: f"engines/store/{read_target(bundle, 'cpu').engines['text_encoder']}.json",
+    ],
+)
+def test_a_damaged_record_is_refused(bundle: Bundle, text: str, where: Callable[[Bundle], str]) -> None:
     _build(bundle)
-    (engine_folder(bundle, "cpu") / "engine.json").write_text(text)
+    (bundle.folder / where(bundle)).write_text(text)
     with pytest.raises(BundleError, match="damaged") as caught:
         open_session(bundle, "text_encoder")
     assert "unipic2-edge build" in caught.value.mend

@@ -14,10 +14,10 @@ _X86 = ("linux-x86_64", "windows-x86_64")
 _ARM = ("linux-aarch64",)
 _HALF = ("float16", "bfloat16")
 #: Backend → precisions, for cards of a compute capability.
-_TURING = {"tensorrt_rtx": ("float16", "int8"), "tensorrt": ("float32", "float16", "int8")}
-_AMPERE = dict.fromkeys(("tensorrt_rtx", "tensorrt"), ("float32", *_HALF, "int8", "int4"))
-_ADA = {name: (*precisions, "fp8") for name, precisions in _AMPERE.items()}
-_BLACKWELL = {name: (*precisions, "nvfp4") for name, precisions in _ADA.items()}
+_TURING: dict[str, tuple[str, ...]] = {"tensorrt_rtx": ("float16", "int8"), "tensorrt": ("float32", "float16", "int8")}
+_AMPERE: dict[str, tuple[str, ...]] = dict.fromkeys(("tensorrt_rtx", "tensorrt"), ("float32", *_HALF, "int8", "int4"))
+_ADA: dict[str, tuple[str, ...]] = {name: (*precisions, "fp8") for name, precisions in _AMPERE.items()}
+_BLACKWELL: dict[str, tuple[str, ...]] = {name: (*precisions, "nvfp4") for name, precisions in _ADA.items()}
 
 
 @dataclass(frozen=True)
