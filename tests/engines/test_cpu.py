@@ -13,7 +13,7 @@ from unipic2_edge.runtime.bundle import Bundle, FileEntry, write_manifest
 from unipic2_edge.runtime.engine import STORE, engine_path
 from unipic2_edge.runtime.errors import BundleError, RequestError, WorkError
 from unipic2_edge.runtime.files import sha256_of
-from unipic2_edge.runtime.session import open_session
+from unipic2_edge.runtime.opening import open_session
 
 from .conftest import build_for, flip
 

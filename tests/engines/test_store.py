@@ -25,7 +25,7 @@ from unipic2_edge.runtime.engine import (
 )
 from unipic2_edge.runtime.errors import BundleError, WorkError
 from unipic2_edge.runtime.files import sha256_of
-from unipic2_edge.runtime.session import open_session
+from unipic2_edge.runtime.opening import open_session
 
 from .conftest import build_for, flip
 

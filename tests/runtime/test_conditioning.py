@@ -9,7 +9,8 @@ from unipic2_edge.runtime import conditioning as module
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.conditioning import TEXT_GRAPHS, TextConditioner
 from unipic2_edge.runtime.errors import BundleError, RequestError
-from unipic2_edge.runtime.session import Session, open_session
+from unipic2_edge.runtime.opening import open_session
+from unipic2_edge.runtime.session import Session
 from unipic2_edge.runtime.tokens import open_tokenizers
 
 JOINT = 12

@@ -28,8 +28,7 @@ from unipic2_edge.runtime.engine import (
 from unipic2_edge.runtime.errors import BundleError, MissingDependencyError, RequestError, WorkError
 from unipic2_edge.runtime.files import sha256_of
 from unipic2_edge.runtime.onnx_session import _waiting, import_onnxruntime
-from unipic2_edge.runtime.pool import SessionPool
-from unipic2_edge.runtime.session import open_session
+from unipic2_edge.runtime.opening import open_session
 
 IDS = np.array([[1, 4, 5, 2, 0, 0], [1, 2, 0, 0, 0, 0]])
 
@@ -210,36 +209,3 @@ def test_a_damaged_record_is_refused(bundle: Bundle, text: str, where: Callable[
     with pytest.raises(BundleError, match="damaged") as caught:
         open_session(bundle, "text_encoder")
     assert "unipic2-edge build" in caught.value.mend
-
-
-def test_a_pool_opens_each_graph_once(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[str] = []
-    real: Callable[..., Any] = open_session
-    monkeypatch.setattr(
-        "unipic2_edge.runtime.pool.open_session",
-        lambda bundle, name, *rest: (opened.append(name), real(bundle, name, *rest))[1],
-    )
-    pool = SessionPool(bundle, "cpu", 1)
-    pool.open_ahead(["denoiser", "modulation"])
-    assert pool["denoiser"] is pool["denoiser"]
-    assert pool["modulation"].graph.component == "denoiser"
-    assert sorted(opened) == ["denoiser", "modulation"]
-
-
-def test_a_pool_starts_nothing_when_a_graph_is_missing(bundle: Bundle) -> None:
-    del bundle.manifest.graphs["vae_encoder"]
-    pool = SessionPool(bundle, "cpu", 1)
-    with pytest.raises(BundleError, match="no graph 'vae_encoder'"):
-        pool.open_ahead(["denoiser", "vae_encoder"])
-    assert pool._opening == {}
-
-
-def test_a_pool_tries_again_after_the_user_mended_it(folder: Path) -> None:
-    path = folder / "weights/vae.safetensors"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1])
-    pool = SessionPool(Bundle(folder), "cpu", 1)
-    with pytest.raises(BundleError, match="damaged"):
-        pool["vae_decoder"]
-    path.write_bytes(whole)
-    assert pool["vae_decoder"].graph.component == "vae"

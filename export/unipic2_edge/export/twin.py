@@ -17,7 +17,8 @@ from onnx import ModelProto
 from safetensors import safe_open
 
 from unipic2_edge.runtime.bundle import Bundle, Graph, TensorSpec
-from unipic2_edge.runtime.session import check_inputs, import_onnxruntime
+from unipic2_edge.runtime.onnx_session import import_onnxruntime
+from unipic2_edge.runtime.session import check_inputs
 
 
 class Float32Twin:
@@ -43,6 +44,10 @@ class Float32Twin:
         self._session = runtime.InferenceSession(
             ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
+
+    def close(self) -> None:
+        """Give its memory back (see `Session.close`)."""
+        self._session = None
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Compute the graph's outputs from its inputs, all floats in float32."""

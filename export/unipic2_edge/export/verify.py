@@ -16,7 +16,8 @@ from torch import Tensor
 
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.patches import open_positions, patchify, unpatchify
-from unipic2_edge.runtime.session import Session, open_session
+from unipic2_edge.runtime.opening import open_session
+from unipic2_edge.runtime.session import Session
 from unipic2_edge.training.checkpoint import Checkpoint
 
 from .twin import Float32Twin

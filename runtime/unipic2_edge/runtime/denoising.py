@@ -50,7 +50,9 @@ class Denoising:
         self._modulation = prepared["modulation"]  # [T, U, M]
         self._rows = np.asarray(rows)
         self._context = prepared["embedded_context"][self._rows]  # [B, L, D]
-        self._positions = positions if reference is None else np.tile(positions, (2, 1))  # [N or 2N, D]
+        self._positions = np.tile(positions, (1 if reference is None else 2, 1))  # [N or 2N, D]
+        for unchanging in (self._context, self._positions):  # so that a GPU need not be given them at every step
+            unchanging.flags.writeable = False
         self._count, self._guidance = count, np.float32(guidance)
         self._reference = reference
         self._patches: Floats | None = None

@@ -203,7 +203,7 @@ def write_target(bundle: Bundle, target: TargetEngines) -> None:
     _write(bundle.folder / ENGINES / f"{target.target}.json", target)
 
 
-AGAIN = "build it again: unipic2-edge build BUNDLE --target NAME"
+AGAIN = "build it again: unipic2-edge build BUNDLE --target auto"
 
 
 def _read(bundle: Bundle, relative: str, kind: type[_Read]) -> _Read:

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import OutputError, UserError, WorkError
 
@@ -22,10 +23,15 @@ _CHUNK = 1 << 20
 
 def sha256_of(path: Path) -> str:
     """The hexadecimal SHA-256 of a file's bytes, read in chunks of 1 MiB."""
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
+        return sha256_of_stream(stream)
+
+
+def sha256_of_stream(stream: BinaryIO) -> str:
+    """The hexadecimal SHA-256 of what is left of a stream."""
+    digest = hashlib.sha256()
+    while chunk := stream.read(_CHUNK):
+        digest.update(chunk)
     return digest.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""The ONNX Runtime adapter: a graph on its CPU provider.
+"""The ONNX Runtime adapter: a graph on its CPU or its CUDA provider.
 
 A session is opened from the engine of the `cpu` target when the bundle was built for it, else from the plain graph.
 Either way the graph is handed over as verified bytes and the weights folder is named explicitly, so that
@@ -20,25 +20,27 @@ logger = logging.getLogger(__name__)
 
 
 class OnnxRuntimeSession:
-    """A graph on ONNX Runtime's CPU provider.
+    """A graph on one of ONNX Runtime's providers.
 
     Args:
         bundle: the opened bundle.
         name: the graph's name in the manifest.
         threads: threads inside one operator; None lets ONNX Runtime take one per physical core.
+        gpu: the index of the GPU that the CUDA provider runs on; None takes the CPU provider.
 
     Raises:
-        MissingDependencyError: onnxruntime is not installed.
+        MissingDependencyError: onnxruntime, or its CUDA provider, is not installed.
         BundleError: the graph, its engine or its weights are missing or damaged.
     """
 
-    def __init__(self, bundle: Bundle, name: str, threads: int | None = None) -> None:
+    def __init__(self, bundle: Bundle, name: str, threads: int | None = None, gpu: int | None = None) -> None:
         runtime = import_onnxruntime()
         self.graph = bundle.graph(name)
         self._outputs = [spec.name for spec in self.graph.outputs]
         weights = bundle.weights(name)
         options = _session_options(runtime, threads)
-        engine = _usable_engine(bundle, name, runtime.__version__)
+        # A cpu engine holds the CPU provider's fused operators, which the CUDA provider has not all of.
+        engine = _usable_engine(bundle, name, runtime.__version__) if gpu is None else None
         if engine is None:
             model = bundle.read(self.graph.file)
         else:
@@ -49,7 +51,7 @@ class OnnxRuntimeSession:
             "session.model_external_initializers_file_folder_path", str(weights.parent.resolve())
         )
         try:
-            self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session: Any = runtime.InferenceSession(model, options, providers=_providers(runtime, gpu))
         except Exception as error:  # onnxruntime raises its own classes, which share no base but Exception
             raise WorkError(
                 f"ONNX Runtime could not open {name}: {_first_line(error)}",
@@ -67,6 +69,30 @@ class OnnxRuntimeSession:
                 "a smaller picture or fewer pictures at once need less memory",
             ) from error
         return dict(zip(self._outputs, values, strict=True))
+
+    def close(self) -> None:
+        """Give its memory back."""
+        self._session = None
+
+
+def _providers(runtime: Any, gpu: int | None) -> list[Any]:
+    """The CPU provider, or the CUDA provider with the CPU's behind it for what runs on the host.
+
+    Raises:
+        MissingDependencyError: this build of ONNX Runtime has no CUDA provider.
+    """
+    if gpu is None:
+        return ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" not in runtime.get_available_providers():
+        raise MissingDependencyError(
+            "this ONNX Runtime has no CUDA provider",
+            'pip uninstall onnxruntime, then pip install "unipic2-edge[cuda]"',
+        )
+    # Shapes change between pictures: a search for the best convolution each time would cost more than it gains.
+    return [
+        ("CUDAExecutionProvider", {"device_id": gpu, "cudnn_conv_algo_search": "HEURISTIC"}),
+        "CPUExecutionProvider",
+    ]
 
 
 def import_onnxruntime() -> Any:

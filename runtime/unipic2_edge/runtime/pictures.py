@@ -48,7 +48,9 @@ def edit_pictures(arguments: argparse.Namespace) -> Outcome:
 
 def _make(arguments: argparse.Namespace, task: Task, work: Callable[[Pipeline, dict[str, Any]], Result]) -> Outcome:
     paths = _outputs(arguments.output, arguments.count, arguments.force)
-    pipeline = Pipeline.load(arguments.bundle, arguments.device, arguments.threads)
+    pipeline = Pipeline.load(
+        arguments.bundle, arguments.device, arguments.threads, arguments.memory, arguments.fallback
+    )
     steps = arguments.steps or task_defaults(pipeline.manifest, task).num_inference_steps
     with progress(steps, "step", arguments) as advance:
 

@@ -24,8 +24,11 @@ from .conditioning import TEXT_GRAPHS, TextConditioner
 from .denoising import Denoising
 from .errors import RequestError, WorkError
 from .images import Picture, open_images, to_array, to_pictures
+from .memory_plan import parse_memory
 from .noise import initial_latents, reference_noise
+from .opening import open_pool
 from .patches import PositionTable, open_positions, patchify, unpatchify
+from .placement import Placement, place
 from .pool import SessionPool
 from .request import (
     MAX_THREADS,
@@ -55,29 +58,51 @@ class Pipeline:
     One pipeline serves one call at a time.
     """
 
-    def __init__(self, bundle: Bundle, sessions: SessionPool) -> None:
-        self.bundle, self.sessions = bundle, sessions
+    def __init__(self, bundle: Bundle, sessions: SessionPool, placement: Placement | None = None) -> None:
+        self.bundle, self.sessions, self.placement = bundle, sessions, placement
         self.manifest = bundle.manifest
         self.interrupt = False
         self._autoencoder = Autoencoder(sessions, self.manifest.latents)
 
     @classmethod
-    def load(cls, bundle: Path | str, device: str = "auto", threads: int | None = None) -> Pipeline:
+    def load(
+        cls,
+        bundle: Path | str,
+        device: str = "auto",
+        threads: int | None = None,
+        memory: str | int | None = None,
+        fallback: bool = False,
+    ) -> Pipeline:
         """Open a bundle; its graphs are opened when they are first needed.
 
         Args:
             bundle: the folder that `unipic2-edge export` wrote.
-            device: "auto" or "cpu".
+            device: "auto" takes a GPU that the bundle has engines for, else the processor; "cpu"; "gpu" or "gpu:1"
+                runs TensorRT or TensorRT-RTX engines; "cuda" runs ONNX Runtime's CUDA provider.
             threads: CPU threads; None takes one per physical core.
+            memory: device memory that may be used, in bytes or as in "8GB"; None is what is free. Graphs that do not
+                fit beside each other are loaded one after another.
+            fallback: whether the processor may serve when a GPU is there and the engines do not fit it.
 
         Raises:
             BundleError: not a bundle, or damaged.
-            RequestError: no such device, or no such number of threads.
+            RequestError: no such device, no engine for it, too little memory, no such number of threads.
+            MissingDependencyError: the backend is not installed.
         """
         if threads is not None and not 1 <= threads <= MAX_THREADS:
             raise RequestError(f"{threads} threads cannot work", f"use 1 to {MAX_THREADS}")
+        budget = parse_memory(memory) if isinstance(memory, str) else memory
         opened = Bundle(bundle)
-        return cls(opened, SessionPool(opened, device, threads))
+        placement = place(opened, device, fallback)
+        return cls(opened, open_pool(opened, placement, threads, budget), placement)
+
+    def explain(self) -> list[str]:
+        """The device, and which engine runs each graph and why, as lines."""
+        return [] if self.placement is None else self.placement.lines()
+
+    def close(self) -> None:
+        """Give the memory of all sessions back; the next call opens them again."""
+        self.sessions.close()
 
     def generate(
         self,

@@ -3,39 +3,43 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from .bundle import Bundle
-from .session import Session, check_device, open_session
+from .session import Session
 
 _OPENERS = 4
 
 
 class SessionPool:
-    """Opens each graph of a bundle at most once.
+    """Opens each graph of a bundle when it is asked for, and keeps it.
 
     Opening (hashing, parsing, laying out weights) releases the interpreter's lock, so that the denoiser opens
-    while the text encoders already run.
+    while the text encoders already run. Graphs that take turns on the device are the exception: asking for one closes
+    the one before it.
 
     Args:
         bundle: the opened bundle.
-        device: "auto" or "cpu".
-        threads: threads of each session; None lets the backend choose.
-
-    Raises:
-        RequestError: no such device.
+        open_session: opens a graph by name.
+        turns: graphs that take turns, because the device cannot hold them beside the others.
+        openers: how many graphs are opened side by side.
     """
 
-    def __init__(self, bundle: Bundle, device: str, threads: int | None) -> None:
-        check_device(device)
-        self._bundle, self._device, self._threads = bundle, device, threads
+    def __init__(
+        self,
+        bundle: Bundle,
+        open_session: Callable[[str], Session],
+        turns: Iterable[str] = (),
+        openers: int = _OPENERS,
+    ) -> None:
+        self._bundle, self._open_session, self._turns = bundle, open_session, frozenset(turns)
         self._opening: dict[str, Future[Session]] = {}
         self._lock = threading.Lock()
-        self._openers = ThreadPoolExecutor(_OPENERS, thread_name_prefix="open-session")
+        self._openers = ThreadPoolExecutor(openers, thread_name_prefix="open-session")
 
     def open_ahead(self, names: Iterable[str]) -> None:
-        """Start opening graphs; the ones first named start first.
+        """Start opening graphs; the ones first named start first, and those that take turns wait for theirs.
 
         Raises:
             BundleError: the bundle lacks one of them; then none is started.
@@ -44,14 +48,17 @@ class SessionPool:
         for name in wanted:
             self._bundle.graph(name)
         for name in wanted:
-            self._future(name)
+            if name not in self._turns:
+                self._future(name)
 
     def __getitem__(self, name: str) -> Session:
         """The opened session of a graph; waits for it.
 
         Raises:
-            BundleError, MissingDependencyError, WorkError: as `open_session`.
+            BundleError, MissingDependencyError, WorkError: as the opening of sessions.
         """
+        if name in self._turns:
+            self.close(self._turns - {name})
         future = self._future(name)
         try:
             return future.result()
@@ -61,10 +68,17 @@ class SessionPool:
                     del self._opening[name]
             raise
 
+    def close(self, names: Iterable[str] | None = None) -> None:
+        """Close sessions, by default all; what is asked for again is opened again."""
+        with self._lock:
+            wanted = list(self._opening) if names is None else [name for name in names if name in self._opening]
+            futures = [self._opening.pop(name) for name in wanted]
+        for future in futures:
+            if not future.cancel() and future.exception() is None:
+                future.result().close()
+
     def _future(self, name: str) -> Future[Session]:
         with self._lock:
             if name not in self._opening:
-                self._opening[name] = self._openers.submit(
-                    open_session, self._bundle, name, self._device, self._threads
-                )
+                self._opening[name] = self._openers.submit(self._open_session, name)
             return self._opening[name]

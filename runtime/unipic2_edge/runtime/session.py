@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from .bundle import Bundle, Graph, TensorSpec
+from .bundle import Graph, TensorSpec
 from .errors import RequestError
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
-
-logger = logging.getLogger(__name__)
 
 
 class Session(Protocol):
@@ -30,31 +27,9 @@ class Session(Protocol):
         """Compute the graph's outputs from its inputs."""
         ...
 
-
-def open_session(bundle: Bundle, name: str, device: str = "auto", threads: int | None = None) -> Session:
-    """Open a graph of a bundle on a device ("auto" takes the best there is; "cpu" is ONNX Runtime).
-
-    Raises:
-        RequestError: a device that does not exist.
-        MissingDependencyError, BundleError, WorkError: see `OnnxRuntimeSession`.
-    """
-    from .onnx_session import OnnxRuntimeSession
-
-    check_device(device)
-    return OnnxRuntimeSession(bundle, name, threads)
-
-
-DEVICES = ("auto", "cpu")
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that does not exist.
-
-    Raises:
-        RequestError: an unknown name.
-    """
-    if device not in DEVICES:
-        raise RequestError(f"there is no device {device!r}", f"use one of {', '.join(DEVICES)}")
+    def close(self) -> None:
+        """Give its memory back; it cannot run any more."""
+        ...
 
 
 def check_inputs(graph: Graph, inputs: Arrays) -> None:
