@@ -35,6 +35,7 @@ class OnnxRuntimeSession:
 
     def __init__(self, bundle: Bundle, name: str, threads: int | None = None, gpu: int | None = None) -> None:
         runtime = import_onnxruntime()
+        providers = _providers(runtime, gpu)
         self.graph = bundle.graph(name)
         self._outputs = [spec.name for spec in self.graph.outputs]
         weights = bundle.weights(name)
@@ -51,7 +52,7 @@ class OnnxRuntimeSession:
             "session.model_external_initializers_file_folder_path", str(weights.parent.resolve())
         )
         try:
-            self._session: Any = runtime.InferenceSession(model, options, providers=_providers(runtime, gpu))
+            self._session: Any = runtime.InferenceSession(model, options, providers=providers)
         except Exception as error:  # onnxruntime raises its own classes, which share no base but Exception
             raise WorkError(
                 f"ONNX Runtime could not open {name}: {_first_line(error)}",
