@@ -11,6 +11,7 @@ import pytest
 from unipic2_edge.engines.targets import TARGETS, find_target, target_of_capability, targets_of
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.cli import main
+from unipic2_edge.runtime.device import Device
 from unipic2_edge.runtime.errors import RequestError
 from unipic2_edge.runtime.platforms import PLATFORMS
 
@@ -63,6 +64,18 @@ def test_a_target_is_found_by_its_compute_capability() -> None:
         if target.capability is not None:
             assert target_of_capability(target.capability) is target
     assert target_of_capability("6.1") is None
+
+
+def _gpu(capability: str) -> Device:
+    return Device("gpu", 0, "a card", capability, None, None, None, "linux-x86_64")
+
+
+def test_auto_is_what_this_machine_is() -> None:
+    assert [target.name for target in targets_of("auto", lambda: ())] == ["cpu"]
+    assert [target.name for target in targets_of("auto,rtx-40", lambda: (_gpu("8.9"),))] == ["rtx-40"]
+    assert [target.name for target in targets_of("auto", lambda: (_gpu("8.7"), _gpu("8.9")))] == ["jetson-orin"]
+    with pytest.raises(RequestError, match=r"no target for a card, compute capability 6\.1"):
+        targets_of("auto", lambda: (_gpu("6.1"),))
 
 
 def test_targets_lists_the_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.cli import Outcome
@@ -12,6 +12,7 @@ from unipic2_edge.runtime.cli import Outcome
 from .build import Built, build
 from .engine_set import Job
 from .prediction import Prediction, predict
+from .table import aligned
 
 _MB = 1e6
 _HEAD = ("graph", "precision", "for", "engine", "on the device")
@@ -124,10 +125,3 @@ def _total(predictions: Sequence[Prediction]) -> list[str]:
     return [
         f"together: about {seconds:.0f} s, {size / _MB:.0f} MB on disk, {peak / 2**30:.1f} GiB of memory at the peak"
     ]
-
-
-def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Rows of words as lines with their columns under each other."""
-    table = [list(row) for row in rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    return ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in table]

@@ -10,11 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unipic2_edge.runtime.onnx_session import import_onnxruntime
-
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.engine import EngineSpec, Scalar
 from unipic2_edge.runtime.errors import WorkError
+from unipic2_edge.runtime.onnx_session import import_onnxruntime
 
 from .compiler import Compiled, Progress
 

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from unipic2_edge.runtime.onnx_session import import_onnxruntime
-
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.engine import EngineSpec, Scalar, engine_origin
 from unipic2_edge.runtime.errors import RequestError
+from unipic2_edge.runtime.onnx_session import import_onnxruntime
 from unipic2_edge.runtime.platforms import this_platform
 
 from .cpu import cpu_settings

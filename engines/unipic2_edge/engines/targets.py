@@ -6,9 +6,15 @@ what it does not list is none. Precisions per backend are those that the compile
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
+from unipic2_edge.runtime.device import Device, find_gpus
 from unipic2_edge.runtime.errors import RequestError
+
+from .table import aligned
+
+AUTO = "auto"
 
 _X86 = ("linux-x86_64", "windows-x86_64")
 _ARM = ("linux-aarch64",)
@@ -242,17 +248,32 @@ def find_target(name: str) -> Target:
         RequestError: there is none of that name.
     """
     if name not in TARGETS:
-        raise RequestError(f"there is no target {name!r}", f"use one of {', '.join(TARGETS)}")
+        raise RequestError(f"there is no target {name!r}", f"use one of {', '.join((AUTO, *TARGETS))}")
     return TARGETS[name]
 
 
-def targets_of(names: str) -> list[Target]:
-    """Targets by names with commas between them, each once.
+def targets_of(names: str, gpus: Callable[[], Sequence[Device]] = find_gpus) -> list[Target]:
+    """Targets by names with commas between them, each once; "auto" is what this machine is.
 
     Raises:
-        RequestError: there is none of one of the names.
+        RequestError: there is none of one of the names, or none for this machine's GPU.
     """
-    return [find_target(name) for name in dict.fromkeys(part.strip() for part in names.split(","))]
+    targets = [_this_machine(gpus()) if name == AUTO else find_target(name) for name in _split(names)]
+    return list({target.name: target for target in targets}.values())
+
+
+def _split(names: str) -> list[str]:
+    return [part.strip() for part in names.split(",")]
+
+
+def _this_machine(gpus: Sequence[Device]) -> Target:
+    """The target of the first GPU; the processor where there is none."""
+    if not gpus:
+        return TARGETS["cpu"]
+    target = target_of_capability(gpus[0].capability or "")
+    if target is None:
+        raise RequestError(f"there is no target for {gpus[0].describe()}", "name one: see `unipic2-edge targets`")
+    return target
 
 
 def target_of_capability(capability: str) -> Target | None:
@@ -260,12 +281,15 @@ def target_of_capability(capability: str) -> Target | None:
     return next((target for target in TARGETS.values() if target.capability == capability), None)
 
 
-def targets_table(targets: list[Target]) -> list[str]:
-    """Targets as lines: name, compute capability, what serves them, what runs, cards with their memory in GB."""
-    lines = [f"{'target':<12} {'CC':<5} {'backend':<13} {'precisions':<48} cards (GB)"]
+def targets_table(targets: Sequence[Target]) -> list[str]:
+    """Targets as aligned lines: compute capability, what serves them, what runs, cards with their memory in GB."""
+    rows = [("target", "CC", "through", "precisions", "cards (GB)")]
     for target in targets:
-        cards = ", ".join(f"{card.name} ({card.memory:g})" for card in target.cards) or target.description
+        cards = ", ".join(f"{card.name} {card.memory:g}" for card in target.cards) or target.description
         for index, (backend, precisions) in enumerate(target.serves.items()):
-            first = (target.name, target.capability or "", cards) if index == 0 else ("", "", "")
-            lines.append(f"{first[0]:<12} {first[1]:<5} {backend:<13} {', '.join(precisions):<48} {first[2]}".rstrip())
-    return lines
+            known = (target.name, target.capability or "", cards) if index == 0 else ("", "", "")
+            rows.append((*known[:2], backend, " ".join(_SHORT.get(name, name) for name in precisions), known[2]))
+    return aligned(rows)
+
+
+_SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}

@@ -67,9 +67,7 @@ def _picture_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", "--count", type=int, default=1, metavar="COUNT", help="OUT-1.png, OUT-2.png, …")
     parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, gpu, gpu:1, cuda")
     parser.add_argument("--memory", metavar="8GB", help="of the GPU, that may be used (default: what is free)")
-    parser.add_argument(
-        "--fallback", action="store_true", help="use the processor when no engine fits the GPU"
-    )
+    parser.add_argument("--fallback", action="store_true", help="use the processor when no engine fits the GPU")
     parser.add_argument("--threads", type=int, metavar="K", help="CPU threads (default: one per core)")
     parser.add_argument("--force", action="store_true", help="replace a picture that is there already")
 

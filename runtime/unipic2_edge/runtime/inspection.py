@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
-import subprocess
-import sys
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +13,9 @@ import msgspec
 
 from .bundle import Bundle
 from .cli import Outcome
+from .device import Device, find_gpus, processor
 from .engine import Engine, built_targets, read_engine, read_target
+from .picker import GPU_BACKENDS
 from .settings import read_settings
 
 #: Library → (extra that brings it, what it is for).
@@ -96,32 +96,44 @@ def inspect_picture(path: Path) -> Outcome:
 
 
 def examine_machine() -> Outcome:
-    """Python, processor, memory, the libraries that load with their versions."""
+    """Python, processor, memory, GPUs, the libraries that load with their versions, and what can serve bundles."""
     libraries = {name: _version(name) for name in _BACKENDS}
-    memory, gpus = _memory(), _gpus()
+    gpus, cpu = find_gpus(), processor()
     result: dict[str, object] = {
         "python": platform.python_version(),
         "system": platform.platform(),
         "machine": platform.machine(),
+        "platform": cpu.platform,
         "cores": os.cpu_count(),
-        "memory_bytes": memory,
-        "gpus": gpus,
+        "memory_bytes": cpu.memory_bytes,
+        "free_memory_bytes": cpu.free_bytes,
+        "gpus": [gpu.to_dict() for gpu in gpus],
         "libraries": libraries,
     }
-    lines = [
-        f"Python {platform.python_version()} on {platform.platform()}",
-        f"{os.cpu_count()} cores" + (f", {memory / 2**30:.1f} GiB of memory" if memory else ""),
-    ]
-    lines += [f"  {gpu}" for gpu in gpus] or ["  no NVIDIA card seen"]
+    lines = [f"Python {platform.python_version()} on {platform.platform()}", _memory_line(cpu)]
+    lines += [f"  GPU {gpu.index}: {gpu.describe()}" for gpu in gpus] or ["  no NVIDIA GPU seen"]
     for name, found in libraries.items():
         extra, use = _BACKENDS[name]
         state = found or f'not installed; pip install "unipic2-edge[{extra}]"'
         lines.append(f"  {name:<13} {state}  ({use})")
-    ready = libraries["onnxruntime"] is not None
+    serving = _serving(gpus, libraries)
     lines.append(
-        "this machine can serve bundles on its CPU" if ready else "no backend is installed that could serve a bundle"
+        f"this machine can serve bundles {serving}" if serving else "nothing is installed that could serve a bundle"
     )
-    return Outcome(result | {"can_serve": ready}, lines)
+    return Outcome(result | {"can_serve": bool(serving)}, lines)
+
+
+def _memory_line(cpu: Device) -> str:
+    if cpu.memory_bytes is None or cpu.free_bytes is None:
+        return f"{os.cpu_count()} cores"
+    return f"{os.cpu_count()} cores, {cpu.memory_bytes / 1e9:.1f} GB of memory, {cpu.free_bytes / 1e9:.1f} GB free"
+
+
+def _serving(gpus: Sequence[Device], libraries: Mapping[str, str | None]) -> str:
+    """Where bundles can be served: "on its GPU through …, on its processor"."""
+    ways = [f"on its GPU through {name}" for name in GPU_BACKENDS if gpus and libraries.get(name)]
+    ways += ["on its processor"] if libraries["onnxruntime"] else []
+    return ", ".join(ways)
 
 
 def _version(name: str) -> str | None:
@@ -139,26 +151,3 @@ def _version(name: str) -> str | None:
         return str(import_module(name).__version__)
     except (ImportError, OSError) as error:
         return f"does not load: {str(error).splitlines()[0]}"
-
-
-def _gpus() -> list[str]:
-    """Name, memory and driver of every NVIDIA card that the driver's own tool lists."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    try:
-        listed = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in listed.splitlines() if line.strip()]
-
-
-def _memory() -> int | None:
-    """Bytes of physical memory, where the system tells without a library."""
-    if sys.platform == "win32" or not hasattr(os, "sysconf"):
-        return None
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return None
