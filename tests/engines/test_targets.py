@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from unipic2_edge.engines.targets import TARGETS, find_target, target_of_capability, targets_of
+from unipic2_edge.engines.targets import TARGETS, find_target, support_matrix, target_of_capability, targets_of
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.cli import main
 from unipic2_edge.runtime.device import Device
@@ -147,3 +147,8 @@ def test_wrong_requests_are_refused_in_two_lines_and_change_nothing(
 def test_what_is_no_bundle_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["build", str(tmp_path), "--target", "cpu"]) == 2
     assert "is not a bundle" in capsys.readouterr().err
+
+
+def test_the_readme_shows_this_very_table() -> None:
+    readme = (Path(__file__).parents[2] / "engines" / "README.md").read_text(encoding="utf-8")
+    assert "\n".join(support_matrix(list(TARGETS.values()))) in readme

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import asdict
 
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.errors import RequestError
+from unipic2_edge.runtime.memory_plan import parse_memory
 from unipic2_edge.runtime.pipeline import Pipeline
 from unipic2_edge.runtime.progress import progress
 from unipic2_edge.runtime.request import task_defaults
@@ -148,3 +150,33 @@ def bench_engines(arguments: argparse.Namespace) -> Report:
     lines = [*table(rows), f"largest error of what was predicted: {said}"]
     results: dict[str, object] = {"rows": [row.to_dict() for row in rows], "prediction_errors": errors}
     return Report("engines", settings, results, lines)
+
+
+def bench_memory(arguments: argparse.Namespace) -> Report:
+    """What cards of some sizes hold at once, computed from compiled engines."""
+    from unipic2_edge.engines.targets import find_target
+
+    from .memory_ladder import assumed, bundle_needs, ladder, ladder_table
+
+    target = find_target(arguments.target)
+    needs = [need for folder in arguments.bundle for need in bundle_needs(Bundle(folder), target)]
+    needs = assumed(needs, dict(_assumption(text) for text in arguments.assume))
+    rungs = ladder(needs, [parse_memory(f"{part}GB") for part in arguments.budgets.split(",")])
+    settings: dict[str, object] = {
+        "bundles": [folder.name for folder in arguments.bundle],
+        "target": target.name,
+        "assume": arguments.assume,
+    }
+    results: dict[str, object] = {
+        "needs": [asdict(need) for need in needs],
+        "ladder": [asdict(rung) for rung in rungs],
+    }
+    return Report("memory", settings, results, ladder_table(rungs))
+
+
+def _assumption(text: str) -> tuple[str, str]:
+    """Graph and amount of a text like "text_encoder_3=4.8GB"."""
+    graph, equals, amount = text.partition("=")
+    if not (graph and equals and amount):
+        raise RequestError(f"{text!r} is no assumption", "give one like text_encoder_3=4.8GB")
+    return graph, amount

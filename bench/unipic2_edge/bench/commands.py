@@ -1,4 +1,4 @@
-"""bench's commands: `demo`, and `bench quality|compare|startup|engines`."""
+"""bench's commands: `demo`, and `bench quality|compare|startup|engines|memory`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,12 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
     engines = kinds.add_parser("engines", help="every graph compiled for every target, or why not")
     engines.add_argument("bundle", metavar="BUNDLE", type=Path, nargs="+")
     engines.add_argument("--targets", metavar="NAME,NAME", default="rtx-20,rtx-30,rtx-40,rtx-50")
-    for kind in (quality, compare, startup, engines):
+    memory = kinds.add_parser("memory", help="what cards of some sizes hold at once, computed")
+    memory.add_argument("bundle", metavar="BUNDLE", type=Path, nargs="+")
+    memory.add_argument("--target", metavar="NAME", default="rtx-40")
+    memory.add_argument("--budgets", metavar="GB,GB", default="24,16,12,8,6")
+    memory.add_argument("--assume", metavar="GRAPH=AMOUNT", action="append", default=[], help="its weights, instead")
+    for kind in (quality, compare, startup, engines, memory):
         kind.add_argument("-o", "--output", metavar="REPORT.json", type=Path, help="write the report here as well")
         add_common_arguments(kind)
     for kind in (quality, compare, startup):

@@ -292,4 +292,14 @@ def targets_table(targets: Sequence[Target]) -> list[str]:
     return aligned(rows)
 
 
+def support_matrix(targets: Sequence[Target]) -> list[str]:
+    """The table as Markdown, for the folder's README."""
+    lines = ["| target | compute capability | through | precisions |", "|---|---|---|---|"]
+    for target in targets:
+        for backend, precisions in target.serves.items():
+            names = ", ".join(_SHORT.get(name, name) for name in precisions)
+            lines.append(f"| {target.name}: {target.description} | {target.capability or ''} | {backend} | {names} |")
+    return lines
+
+
 _SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
