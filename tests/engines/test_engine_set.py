@@ -130,10 +130,11 @@ def test_the_order_of_targets_is_not_in_the_key(bundle: Bundle) -> None:
 
 @pytest.mark.parametrize("target", ["jetson-orin", "jetson-thor", "dgx-spark"])
 def test_what_is_compiled_on_the_device_alone_says_so(bundle: Bundle, target: str) -> None:
-    with pytest.raises(RequestError) as refused:
-        check_target(bundle, find_target(target), _options(bundle, platform="linux-aarch64"))
-    assert "on linux-aarch64 alone" in refused.value.problem
-    assert f"--target {target}" in refused.value.mend
+    for platform in (None, "linux-aarch64"):
+        with pytest.raises(RequestError) as refused:
+            check_target(bundle, find_target(target), _options(bundle, platform=platform))
+        assert "on linux-aarch64 alone" in refused.value.problem
+        assert f"--target {target}" in refused.value.mend
 
 
 def test_windows_plans_are_compiled_on_linux(bundle: Bundle) -> None:

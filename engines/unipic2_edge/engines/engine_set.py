@@ -98,6 +98,12 @@ def backend_of(target: Target, options: Options) -> str:
     return options.backend
 
 
+def platform_of(target: Target, options: Options) -> str:
+    """What a target's engines run on: as asked for, else this machine's platform if the target has it."""
+    here = this_platform()
+    return options.platform or (here if here in target.platforms else target.platforms[0])
+
+
 def check_target(bundle: Bundle, target: Target, options: Options) -> None:
     """Refuse what cannot be, before work starts.
 
@@ -106,7 +112,7 @@ def check_target(bundle: Bundle, target: Target, options: Options) -> None:
             the precision of a component.
     """
     backend = backend_of(target, options)
-    _check_platform(target, backend, options.platform or this_platform())
+    _check_platform(target, backend, platform_of(target, options))
     for name, component in bundle.manifest.components.items():
         impossible = check_precision(component.precision, target, backend)
         if impossible is not None:
@@ -169,7 +175,7 @@ def _spec(bundle: Bundle, graph: str, group: Sequence[Target], options: Options)
         backend=backend,
         backend_version=str(library.__version__),
         capabilities=tuple(sorted(capabilities, key=lambda text: [int(part) for part in text.split(".")])),
-        platform="any" if on_processor else options.platform or this_platform(),
+        platform="any" if on_processor else platform_of(group[0], options),
         profile={} if on_processor else profile_of(bundle.manifest, graph, options.sizes),
         settings=settings,
     )
