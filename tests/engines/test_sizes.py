@@ -84,9 +84,9 @@ def test_an_edit_has_twice_the_tokens_and_guidance_twice_the_rows(full: Manifest
 def test_every_graph_has_its_own_batch(full: Manifest) -> None:
     sizes = default_sizes(full)
     assert profile_of(full, "vae_decoder", sizes)["latents"] == Shapes(
-        min=(1, 16, 32, 32), opt=(1, 16, 64, 64), max=(2, 16, 128, 128)
+        min=(1, 16, 32, 32), opt=(1, 16, 64, 64), max=(1, 16, 128, 128)
     )
-    assert profile_of(full, "vae_encoder", sizes)["image"].max == (2, 3, 1024, 1024)
+    assert profile_of(full, "vae_encoder", sizes)["image"].max == (1, 3, 1024, 1024)
     assert profile_of(full, "text_encoder", sizes)["input_ids"] == Shapes(min=(1, 77), opt=(2, 77), max=(4, 77))
     assert profile_of(full, "modulation", sizes)["timestep"] == Shapes(min=(1,), opt=(28,), max=(50,))
 

@@ -31,7 +31,8 @@ class Sizes:
         likely: what the engine is tuned for.
         largest: in pixels; an engine's memory grows with it.
         tasks: "generate", "edit" or both; an edit has twice the tokens.
-        images: how many pictures at once, at most; guidance doubles the denoiser's batch.
+        images: how many pictures at once, at most; guidance doubles the denoiser's batch. The autoencoder takes
+            one after another.
         steps: how many steps at once the modulation is computed for, at most.
     """
 
@@ -159,9 +160,9 @@ def _extents(manifest: Manifest, graph: str, sizes: Sizes) -> dict[str, Extent]:
 
 
 def _batch(graph: str, sizes: Sizes) -> Extent:
-    """Pictures for the autoencoder; for all others guidance doubles them."""
+    """One picture for the autoencoder, whose activations are the largest of all; elsewhere guidance doubles pictures."""
     if graph.startswith("vae"):
-        return 1, 1, sizes.images
+        return 1, 1, 1
     return 1, 2, 2 * sizes.images
 
 
