@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from unipic2_edge.engines.targets import TARGETS, find_target, support_matrix, target_of_capability, targets_of
+from unipic2_edge.engines.targets import TARGETS, find_target, target_of_capability, targets_of
+from unipic2_edge.engines.targets_page import support_matrix
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.cli import main
 from unipic2_edge.runtime.device import Device

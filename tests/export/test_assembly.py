@@ -66,8 +66,8 @@ def test_the_graph_computes_what_the_modules_do(
     spec: GraphSpec, steps: list[Step], tmp_path: Path, shape: tuple[int, int]
 ) -> None:
     model = assemble(spec)
-    places = write_weights(tmp_path / "denoiser.safetensors", weights_of(model))
-    write_graph(tmp_path / "chain.onnx", model, "denoiser.safetensors", places)
+    written = write_weights(tmp_path / "denoiser.safetensors", weights_of(model))
+    write_graph(tmp_path / "chain.onnx", model, "denoiser.safetensors", written.places)
     session = onnxruntime.InferenceSession(tmp_path / "chain.onnx", providers=["CPUExecutionProvider"])
     tokens = torch.randn(*shape, WIDTH, generator=torch.Generator().manual_seed(1))
     expected = tokens

@@ -99,7 +99,8 @@ def targets_arguments(parser: argparse.ArgumentParser) -> None:
 
 def targets(arguments: argparse.Namespace) -> Outcome:
     """List the targets a bundle can be built for."""
-    from .targets import TARGETS, targets_table
+    from .targets import TARGETS
+    from .targets_page import targets_table
 
     listed = list(TARGETS.values())
     return Outcome({"targets": [target.to_dict() for target in listed]}, targets_table(listed))

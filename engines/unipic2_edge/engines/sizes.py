@@ -160,7 +160,7 @@ def _extents(manifest: Manifest, graph: str, sizes: Sizes) -> dict[str, Extent]:
 
 
 def _batch(graph: str, sizes: Sizes) -> Extent:
-    """One picture for the autoencoder, whose activations are the largest of all; elsewhere guidance doubles pictures."""
+    """One picture for the autoencoder, whose activations are the largest; elsewhere guidance doubles them."""
     if graph.startswith("vae"):
         return 1, 1, 1
     return 1, 2, 2 * sizes.images

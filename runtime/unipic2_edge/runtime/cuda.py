@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -124,13 +125,12 @@ class Pinned:
 
 def _import_runtime() -> Any:
     try:
-        from cuda.bindings import runtime
+        return import_module("cuda.bindings.runtime")
     except ImportError as error:
         raise MissingDependencyError(
             f"cuda-python cannot be loaded: {str(error).splitlines()[0]}",
             'install it with: pip install "unipic2-edge[rtx]", or "unipic2-edge[tensorrt]" on a Jetson',
         ) from error
-    return runtime
 
 
 def _explained(api: Any, name: str, code: Any) -> Exception:

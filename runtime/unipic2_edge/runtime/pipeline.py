@@ -23,6 +23,7 @@ from .bundle import Bundle
 from .conditioning import TEXT_GRAPHS, TextConditioner
 from .denoising import Denoising
 from .errors import RequestError, WorkError
+from .grid import Grid
 from .images import Picture, open_images, to_array, to_pictures
 from .memory_plan import parse_memory
 from .noise import initial_latents, reference_noise
@@ -63,6 +64,7 @@ class Pipeline:
         self.manifest = bundle.manifest
         self.interrupt = False
         self._autoencoder = Autoencoder(sessions, self.manifest.latents)
+        self._grid = Grid(self.manifest.latents)
 
     @classmethod
     def load(
@@ -77,12 +79,10 @@ class Pipeline:
 
         Args:
             bundle: the folder that `unipic2-edge export` wrote.
-            device: "auto" takes a GPU that the bundle has engines for, else the processor; "cpu"; "gpu" or "gpu:1"
-                runs TensorRT or TensorRT-RTX engines; "cuda" runs ONNX Runtime's CUDA provider.
+            device: "auto", "cpu", "gpu", "gpu:1" or "cuda", see `place`.
             threads: CPU threads; None takes one per physical core.
-            memory: device memory that may be used, in bytes or as in "8GB"; None is what is free. Graphs that do not
-                fit beside each other are loaded one after another.
-            fallback: whether the processor may serve when a GPU is there and the engines do not fit it.
+            memory: device memory that may be used, in bytes or as in "8GB"; None is what is free.
+            fallback: whether the processor may serve when the engines do not fit the GPU.
 
         Raises:
             BundleError: not a bundle, or damaged.
@@ -97,7 +97,7 @@ class Pipeline:
         return cls(opened, open_pool(opened, placement, threads, budget), placement)
 
     def explain(self) -> list[str]:
-        """The device, and which engine runs each graph and why, as lines."""
+        """Where it runs: the device, the engine of each graph, and why, as lines."""
         return [] if self.placement is None else self.placement.lines()
 
     def close(self) -> None:
@@ -138,7 +138,7 @@ class Pipeline:
             WorkError: the backend failed, or the numbers overflowed.
         """
         default = task_defaults(self.manifest, "generate")
-        size = pick_size(height, width, latents, self._factor, (default.width, default.height))
+        size = pick_size(height, width, latents, self._grid.factor, (default.width, default.height))
         options = Options(negative_prompt, num_inference_steps, guidance_scale, seed, latents)
         request = make_request(self.manifest, "generate", pick_prompts(prompt, num_images), size, options)
         return self._run(request, None, callback_on_step_end)
@@ -191,7 +191,7 @@ class Pipeline:
         if size is not None or (height is None and width is None and latents is None):
             target = pick_edit_size(self.manifest, [picture.size for picture in pictures], size)
         else:
-            target = pick_size(height, width, latents, self._factor, pictures[0].size)
+            target = pick_size(height, width, latents, self._grid.factor, pictures[0].size)
         options = Options(negative_prompt, num_inference_steps, guidance_scale, seed, latents, reference)
         request = make_request(self.manifest, "edit", prompts, target, options)
         return self._run(request, [picture.resize(target) for picture in pictures], callback_on_step_end)
@@ -201,8 +201,8 @@ class Pipeline:
         self.interrupt = False
         watch = Stopwatch()
         with watch.stage("check"):
-            sigmas = self._scheduler.sigmas(request.num_inference_steps, self._tokens(request))
-            positions = self._positions.crop(*self._grid(request))
+            sigmas = self._scheduler.sigmas(request.num_inference_steps, self._grid.tokens(request))
+            positions = self._positions.crop(*self._grid.patches(request))
             self._conditioner.check(dict.fromkeys(request.rows))
             self.sessions.open_ahead(_graphs(editing=pictures is not None))
         distinct = list(dict.fromkeys(request.rows))
@@ -237,7 +237,7 @@ class Pipeline:
         for step in range(request.num_inference_steps):
             patches = euler_step(patches, denoising.velocity(step, patches), sigmas[step], sigmas[step + 1])
             if callback is not None:
-                latents = unpatchify(patches, patch, *self._latent_size(request))
+                latents = unpatchify(patches, patch, *self._grid.latent_size(request))
                 changed = callback(self, step, float(timesteps[step]), {"latents": latents})
                 if changed and changed.get("latents") is not None:
                     patches = patchify(check_latents(changed["latents"], *latents.shape[:2]), patch)
@@ -247,19 +247,19 @@ class Pipeline:
             raise WorkError(
                 "the model's numbers overflowed; there is no picture", "use a bundle with a higher precision"
             )
-        return unpatchify(patches, patch, *self._latent_size(request)), step + 1
+        return unpatchify(patches, patch, *self._grid.latent_size(request)), step + 1
 
     def _initial(self, request: Request) -> Floats:
         if request.latents is not None:
             return request.latents
-        shape = (self.manifest.latents.channels, *self._latent_size(request))
+        shape = (self.manifest.latents.channels, *self._grid.latent_size(request))
         return initial_latents(request.seeds or (), shape)
 
     def _reference(self, request: Request, pictures: list[Image.Image]) -> Floats:
         """The encoded pictures as patches [1 or n, N, C·p·p]."""
         noise = None
         if request.reference == "sample":
-            shape = (self.manifest.latents.channels, *self._latent_size(request))
+            shape = (self.manifest.latents.channels, *self._grid.latent_size(request))
             noise = np.stack([reference_noise(seed, shape) for seed in request.seeds or ()])
         latents = self._autoencoder.encode(np.concatenate([to_array(picture) for picture in pictures]), noise)
         return patchify(latents, self.manifest.latents.patch_size)
@@ -282,21 +282,6 @@ class Pipeline:
             )
             for row in range(request.count)
         ]
-
-    @property
-    def _factor(self) -> int:
-        return self.manifest.latents.factor
-
-    def _latent_size(self, request: Request) -> tuple[int, int]:
-        return request.height // self._factor, request.width // self._factor
-
-    def _grid(self, request: Request) -> tuple[int, int]:
-        height, width = self._latent_size(request)
-        return height // self.manifest.latents.patch_size, width // self.manifest.latents.patch_size
-
-    def _tokens(self, request: Request) -> int:
-        rows, columns = self._grid(request)
-        return rows * columns
 
     @cached_property
     def _scheduler(self) -> FlowMatchEuler:

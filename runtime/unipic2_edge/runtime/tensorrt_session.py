@@ -51,9 +51,9 @@ class TensorRTSession:
         self._engine, self._cuda, self._arena = engine, cuda, arena
         self._library = _import(engine.spec.backend)
         self._log = _log(self._library)
-        self._plan = self._open(engine_path(bundle, engine))
+        self._plan: Any = self._open(engine_path(bundle, engine))
         self._cache = KernelCache(bundle.folder / STORE / f"{engine.spec.name}.cache")
-        self._context = self._create_context()
+        self._context: Any = self._create_context()
         self._buffers: Buffers | None = None
 
     def run(self, inputs: Arrays) -> dict[str, Array]:
