@@ -66,7 +66,7 @@ class Target:
 
     def to_dict(self) -> dict[str, object]:
         """JSON-ready fields."""
-        return asdict(self) | {"backends": self.backends, "precisions": self.precisions}
+        return {**asdict(self), "backends": self.backends, "precisions": self.precisions}
 
 
 _COMPILED = "TensorRT-RTX 1.7.1's list of compute capabilities; precisions by compiling"

@@ -87,7 +87,6 @@ class Pipeline:
         Raises:
             BundleError: not a bundle, or damaged.
             RequestError: no such device, no engine for it, too little memory, no such number of threads.
-            MissingDependencyError: the backend is not installed.
         """
         if threads is not None and not 1 <= threads <= MAX_THREADS:
             raise RequestError(f"{threads} threads cannot work", f"use 1 to {MAX_THREADS}")
@@ -101,7 +100,7 @@ class Pipeline:
         return [] if self.placement is None else self.placement.lines()
 
     def close(self) -> None:
-        """Give the memory of all sessions back; the next call opens them again."""
+        """Give all memory back; the next call takes it again."""
         self.sessions.close()
 
     def generate(
@@ -293,8 +292,7 @@ class Pipeline:
 
     @cached_property
     def _conditioner(self) -> TextConditioner:
-        tokenizers = open_tokenizers(self.bundle)
-        return TextConditioner(tokenizers, self.sessions, open_text(self.bundle).context_dim)
+        return TextConditioner(open_tokenizers(self.bundle), self.sessions, open_text(self.bundle).context_dim)
 
 
 def _graphs(*, editing: bool) -> list[str]:
