@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.cli import Outcome
+from unipic2_edge.runtime.device import system_memory
 
 from .build import Built, build
 from .engine_set import Job
@@ -122,6 +123,10 @@ def _total(predictions: Sequence[Prediction]) -> list[str]:
     seconds = sum(prediction.build_seconds for prediction in predictions)
     size = sum(prediction.engine_bytes for prediction in predictions)
     peak = max((prediction.build_peak_bytes for prediction in predictions), default=0)
+    free = system_memory()[1]
+    room = "" if free is None else f"; {free / 2**30:.1f} GiB are free"
+    enough = "" if free is None or peak <= free else ": NOT ENOUGH, close other programs or add swap"
     return [
-        f"together: about {seconds:.0f} s, {size / _MB:.0f} MB on disk, {peak / 2**30:.1f} GiB of memory at the peak"
+        f"together: about {seconds:.0f} s, {size / _MB:.0f} MB on disk,"
+        f" {peak / 2**30:.1f} GiB of memory at the peak{room}{enough}"
     ]

@@ -116,6 +116,9 @@ def examine_machine() -> Outcome:
         extra, use = _BACKENDS[name]
         state = found or f'not installed; pip install "unipic2-edge[{extra}]"'
         lines.append(f"  {name:<13} {state}  ({use})")
+    if cpu.free_bytes is not None:
+        # Two copies of the weights beside a floor, see engines/: `build --dry-run` has the figures of a bundle.
+        lines.append(f"plans of graphs with up to {cpu.free_bytes / 2e9:.1f} GB of weights can be compiled now")
     serving = _serving(gpus, libraries)
     lines.append(
         f"this machine can serve bundles {serving}" if serving else "nothing is installed that could serve a bundle"
