@@ -1,9 +1,10 @@
 """Devices of each target: memory, memory bandwidth and peak rates.
 
 Peak rates are dense; 16-bit and fp8 products accumulate in 32 bits (GeForce cards do that at half of the rate they
-are advertised with). They are what the cited document lists or, where it says "computed", what follows from the
-multiprocessors and the boost clock of NVIDIA's product page and the family's rate of one multiprocessor (tests
-compute them all again). None is what neither gives.
+are advertised with). A source names the document where a figure is to be looked up; "computed" ones follow from the
+multiprocessors and the boost clock of NVIDIA's product page and the family's rate of one multiprocessor. The papers
+were not at hand when the table was written: tests compute the rates of GeForce cards, A100 and Orin again, those of
+H100, H200, Thor and DGX Spark rest on the named data sheet alone. None is what no source gives.
 """
 
 from __future__ import annotations

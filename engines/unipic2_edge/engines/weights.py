@@ -42,13 +42,21 @@ def graph_weights(bundle: Bundle, graph: str) -> dict[str, Tensor]:
     return {
         name: Tensor(start + entry.data_offsets[0], entry.data_offsets[1] - entry.data_offsets[0], entry.shape)
         for name, entry in tensors.items()
-        if name.encode() in model  # an initialiser's name stands in the graph as it is
+        if _as_stored(name) in model
     }
 
 
 def weights_bytes(bundle: Bundle, graph: str) -> int:
     """How large a graph's weights are."""
     return sum(tensor.length for tensor in graph_weights(bundle, graph).values())
+
+
+def _as_stored(name: str) -> bytes:
+    """A name as a graph's file holds it, its length before it: no longer name that begins with it is taken for it."""
+    data, length, prefix = name.encode(), len(name.encode()), b""
+    while length > 127:  # protobuf's variable-length integers
+        prefix, length = prefix + bytes([length & 127 | 128]), length >> 7
+    return prefix + bytes([length]) + data
 
 
 def _header(path: Path) -> tuple[int, dict[str, _Entry]]:
