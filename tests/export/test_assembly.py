@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import gc
+import weakref
+from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
+import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
@@ -65,9 +73,7 @@ def test_equal_stages_are_traced_once(spec: GraphSpec, monkeypatch: pytest.Monke
 def test_the_graph_computes_what_the_modules_do(
     spec: GraphSpec, steps: list[Step], tmp_path: Path, shape: tuple[int, int]
 ) -> None:
-    model = assemble(spec)
-    written = write_weights(tmp_path / "denoiser.safetensors", weights_of(model))
-    write_graph(tmp_path / "chain.onnx", model, "denoiser.safetensors", written.places)
+    _write(tmp_path, assemble(spec))
     session = onnxruntime.InferenceSession(tmp_path / "chain.onnx", providers=["CPUExecutionProvider"])
     tokens = torch.randn(*shape, WIDTH, generator=torch.Generator().manual_seed(1))
     expected = tokens
@@ -88,9 +94,60 @@ def test_weights_are_named_after_their_modules_and_transposed_ones_say_so(spec: 
         assert np.array_equal(stored, step.first.weight.detach().numpy().T)
 
 
-def test_no_weight_is_copied_while_it_is_traced(spec: GraphSpec, steps: list[Step]) -> None:
-    stored = weights_of(assemble(spec))["chain.steps.3.first.weight.transposed"]
-    assert stored.raw.data_ptr() == steps[3].first.weight.data_ptr()  # type: ignore[attr-defined]
+def test_weights_are_read_only_when_they_are_written(spec: GraphSpec, steps: list[Step], tmp_path: Path) -> None:
+    """Stages without memory give the same files as stages in memory, and each portion is read once, alone."""
+    alive: list[weakref.ref[nn.Module]] = []
+    read: list[int] = []
+
+    def load(index: int) -> nn.Module:
+        gc.collect()
+        assert not any(module() for module in alive)  # the portion before is gone
+        read.append(index)
+        module = copy.deepcopy(steps[index])
+        alive.append(weakref.ref(module))
+        return module
+
+    bare = tuple(
+        dataclasses.replace(stage, module=copy.deepcopy(stage.module).to("meta"), loads={"": partial(load, index)})
+        for index, stage in enumerate(spec.stages)
+    )
+    model = assemble(dataclasses.replace(spec, stages=bare))
+    assert read == []
+    _write(tmp_path / "bare", model)
+    assert read == [0, 1, 2, 3, 4]
+    _write(tmp_path / "whole", assemble(spec))
+    for name in ("chain.onnx", "denoiser.safetensors"):
+        assert (tmp_path / "bare" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_half_graph_speaks_float32(spec: GraphSpec, dtype: str, tmp_path: Path) -> None:
+    """The borders are cast, once each; what is between is in the stages' own type."""
+    stages = tuple(
+        dataclasses.replace(
+            stage,
+            module=copy.deepcopy(stage.module).to(getattr(torch, dtype)),
+            inputs=tuple(msgspec.structs.replace(tensor, dtype=dtype) for tensor in stage.inputs),
+            outputs=tuple(msgspec.structs.replace(tensor, dtype=dtype) for tensor in stage.outputs),
+        )
+        for stage in spec.stages
+    )
+    model = assemble(dataclasses.replace(spec, stages=stages))
+    half = ir.DataType[dtype.upper()]
+    assert [value.dtype for value in (*model.graph.inputs, *model.graph.outputs)] == [ir.DataType.FLOAT] * 2
+    assert [value.name for value in model.graph.outputs] == ["velocity"]
+    casts = [node.attributes["to"].as_int() for node in model.graph if node.op_type == "Cast"]
+    assert casts == [half, ir.DataType.FLOAT]
+    assert {node.outputs[0].dtype for node in model.graph if node.op_type == "MatMul"} == {half}
+    assert {tensor.dtype for tensor in weights_of(model).values()} == {half}
+    _write(tmp_path, model)
+    onnx.checker.check_model(tmp_path / "chain.onnx")
+
+
+def _write(folder: Path, model: ir.Model) -> None:
+    folder.mkdir(exist_ok=True)
+    written = write_weights(folder / "denoiser.safetensors", weights_of(model))
+    write_graph(folder / "chain.onnx", model, "denoiser.safetensors", written.places)
 
 
 def test_dimensions_keep_their_names(spec: GraphSpec) -> None:

@@ -63,6 +63,21 @@ def test_t5_without_its_mask(checkpoint: Checkpoint) -> None:
 
 
 @torch.no_grad()
+def test_t5_in_float16_adds_up_beyond_its_range(checkpoint: Checkpoint) -> None:
+    """The published T5's feed-forward results do not fit into float16; every product is in it all the same."""
+    whole = checkpoint.load_text_encoder("text_encoder_3")
+    for block in whole.encoder.block:
+        block.layer[1].DenseReluDense.wo.weight *= 1e5
+    tokenizers = checkpoint.tokenizers()
+    ids = tokenizers(TEXTS)[2]
+    expected = whole(ids, output_hidden_states=True)
+    assert expected.hidden_states[1].abs().max() > 2 * torch.finfo(torch.float16).max
+    made = T5Graph(whole.half(), tokenizers.lengths[2])
+    assert {parameter.dtype for parameter in made.parameters()} == {torch.float16}
+    assert float((made(ids) - expected.last_hidden_state).norm() / expected.last_hidden_state.norm()) < 2e-2
+
+
+@torch.no_grad()
 def test_the_autoencoder(checkpoint: Checkpoint) -> None:
     vae = checkpoint.load_vae()
     image = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from safetensors.torch import load_file, save_file
 
-from unipic2_edge.training.checkpoint import Checkpoint, save_checkpoint
+from unipic2_edge.training.checkpoint import Checkpoint, position_table, save_checkpoint
+from unipic2_edge.training.configs import KONTEXT
 from unipic2_edge.training.errors import CheckpointError, OutputError, WorkError
 from unipic2_edge.training.layout import MODELS, PARTS
 
@@ -50,8 +52,9 @@ def test_a_missing_part_is_named(copy: Checkpoint, part: str) -> None:
 def test_cut_off_weights_are_refused(copy: Checkpoint) -> None:
     path = copy.folder / TRANSFORMER
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=r"transformer of .* cannot be loaded"):
-        copy.load_transformer()
+    for read in (copy.load_transformer, copy.position_table):
+        with pytest.raises(CheckpointError, match=r"transformer of .* cannot be loaded"):
+            read()
 
 
 @pytest.mark.parametrize(
@@ -82,6 +85,14 @@ def test_a_transformer_without_its_position_table_gets_diffusers_own(copy: Check
     again = copy.load_transformer()
     assert torch.allclose(again.pos_embed.pos_embed, whole.pos_embed.pos_embed, atol=1e-6)
     assert torch.allclose(copy.position_table(), table, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["shapes-kontext", "tiny-kontext"])
+def test_the_position_table_is_diffusers_to_the_bit(name: str) -> None:
+    config = KONTEXT[name].transformer | {"pos_embed_max_size": 48}
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    table = get_2d_sincos_pos_embed(width, 48, base_size=config["sample_size"] // config["patch_size"])
+    assert torch.equal(position_table(config).flatten(0, 1), table.float())
 
 
 @pytest.mark.parametrize("file", ["transformer/config.json", "defaults.json"])

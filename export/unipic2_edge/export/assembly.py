@@ -1,32 +1,35 @@
 """A graph put together from its stages: equal stages are traced once, and each gets its own weights.
 
 A 24-block denoiser has three kinds of block, so it costs three tracings. The graph names its nodes and
-weights after the modules they come from, and holds nothing of the machine it was made on.
+weights after the modules they come from, and holds nothing of the machine it was made on. Where the spec's
+inputs and outputs have another type than the stages', it casts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 from onnx_ir.tensor_adapters import TorchTensor
 from torch import Tensor
 
+from unipic2_edge.runtime.bundle import TensorSpec
 from unipic2_edge.runtime.files import write_bytes
 
 from .graph_specs import GraphSpec, Stage
-from .tracing import OPSET, Template, structure_of, tensors_of, trace
+from .portions import Portions, tensors_of
+from .tracing import OPSET, Template, structure_of, trace
 from .weights import EXTERNAL_FROM
 
 IR_VERSION = 10  # the newest that JetPack 6's TensorRT 10.3 and ONNX Runtime 1.18 read
 
 
 def assemble(spec: GraphSpec) -> ir.Model:
-    """Trace a graph; its initialisers still point at the module's own tensors."""
+    """Trace a graph; its initialisers are read when they are written."""
     assembly = _Assembly(spec)
     templates: dict[str, Template] = {}
     for stage in spec.stages:
@@ -39,10 +42,11 @@ def assemble(spec: GraphSpec) -> ir.Model:
 
 @dataclass(frozen=True)
 class _Weight:
-    """An initialiser that is a tensor of the module, or a transposed view of one."""
+    """An initialiser that is a tensor of a stage's module, or a transposed view of one."""
 
     value: ir.Value
-    tensor: Tensor
+    tensor: Tensor  # may be without memory
+    read: Callable[[], Tensor]
 
 
 class _Assembly:
@@ -55,25 +59,35 @@ class _Assembly:
         self.nodes: list[ir.Node] = []
         self.weights: dict[str, _Weight] = {}
         self.constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self.portions = Portions()
 
     def add(self, stage: Stage, template: Template) -> None:
         """Append a template's nodes, fed with the stage's values and weights."""
         own = tensors_of(stage.module)
         known: dict[ir.Value, ir.Value] = {}
-        names = iter([tensor.name for tensor in stage.inputs])
-        places = iter(template.weights)
-        for index, value in enumerate(template.graph.inputs):
-            if index < len(stage.inputs):
-                known[value] = self.values[next(names)]
-            else:
-                name = next(places)
-                known[value] = self._weight(_join(self.spec.name, stage.path, name), own[name])
+        inputs, weights = template.graph.inputs[: len(stage.inputs)], template.graph.inputs[len(stage.inputs) :]
+        for value, tensor in zip(inputs, stage.inputs, strict=True):
+            known[value] = self._as(tensor)
+        for value, name in zip(weights, template.weights, strict=True):
+            read = partial(self.portions.tensor, *stage.load_of(name))
+            known[value] = self._weight(_join(self.spec.name, stage.path, name), own[name], read)
         for value in template.graph.initializers.values():
             known[value] = self._constant(value)
         for node in template.graph:
             self._add_node(stage.path, node, known)
         for tensor, value in zip(stage.outputs, template.graph.outputs, strict=True):
             self.values[tensor.name] = known[value]
+
+    def _as(self, tensor: TensorSpec) -> ir.Value:
+        """A value in the type that it is asked for; a cast one takes its place."""
+        value, dtype = self.values[tensor.name], _dtype(tensor.dtype)
+        if value.dtype != dtype:
+            name = f"{value.name}.{tensor.dtype}"
+            cast = ir.Node("", "Cast", [value], [ir.AttrInt64("to", dtype)], name=name)
+            cast.outputs[0].name, cast.outputs[0].type = name, ir.TensorType(dtype)
+            self.nodes.append(cast)
+            self.values[tensor.name] = cast.outputs[0]
+        return self.values[tensor.name]
 
     def _add_node(self, path: str, node: ir.Node, known: dict[ir.Value, ir.Value]) -> None:
         folded = self._transposed(node, known)
@@ -101,13 +115,18 @@ class _Assembly:
         if weight is None:
             return None
         permutation = node.attributes["perm"].as_ints()
-        return self._weight(f"{weight.value.name}.transposed", weight.tensor.permute(*permutation))
+        name, read = f"{weight.value.name}.transposed", weight.read
+        # torch copies a transposed matrix faster than numpy
+        return self._weight(
+            name, weight.tensor.permute(*permutation), lambda: read().permute(*permutation).contiguous()
+        )
 
-    def _weight(self, name: str, tensor: Tensor) -> ir.Value:
+    def _weight(self, name: str, tensor: Tensor, read: Callable[[], Tensor]) -> ir.Value:
         if name not in self.weights:
-            adapter = TorchTensor(tensor, name=name)
-            value = ir.Value(name=name, shape=adapter.shape, type=ir.TensorType(adapter.dtype), const_value=adapter)
-            self.weights[name] = _Weight(value, tensor)
+            adapter = TorchTensor(tensor)
+            lazy = ir.LazyTensor(lambda: TorchTensor(read(), name=name), adapter.dtype, adapter.shape, name=name)
+            value = ir.Value(name=name, shape=lazy.shape, type=ir.TensorType(lazy.dtype), const_value=lazy)
+            self.weights[name] = _Weight(value, tensor, read)
         return self.weights[name].value
 
     def _constant(self, old: ir.Value) -> ir.Value:
@@ -125,7 +144,7 @@ class _Assembly:
 
     def finish(self) -> ir.Model:
         """The graph with the spec's outputs, without what nobody uses."""
-        outputs = [self.values[tensor.name] for tensor in self.spec.outputs]
+        outputs = [self._as(tensor) for tensor in self.spec.outputs]
         for value, tensor in zip(outputs, self.spec.outputs, strict=True):
             value.name, value.shape = tensor.name, ir.Shape(tensor.shape)
             value.type = ir.TensorType(_dtype(tensor.dtype))
@@ -157,13 +176,10 @@ def _dtype(name: str) -> ir.DataType:
     return {"float32": ir.DataType.FLOAT}.get(name) or ir.DataType[name.upper()]
 
 
-def weights_of(model: ir.Model) -> dict[str, ir.Tensor[Any]]:
+def weights_of(model: ir.Model) -> dict[str, ir.TensorProtocol]:
     """The initialisers that belong in the weights file, by name."""
-    return {
-        name: value.const_value
-        for name, value in model.graph.initializers.items()
-        if isinstance(value.const_value, ir.Tensor) and value.const_value.nbytes >= EXTERNAL_FROM
-    }
+    tensors = {name: value.const_value for name, value in model.graph.initializers.items()}
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None and tensor.nbytes >= EXTERNAL_FROM}
 
 
 def write_graph(path: Path, model: ir.Model, location: str, places: Mapping[str, tuple[int, int]]) -> None:

@@ -59,10 +59,7 @@ class SequenceBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention of the image tokens alone (SD3.5's second attention): tokens [B, N, D] → [B, N, D].
-
-    Uses up the diffusers module it is made from.
-    """
+    """Self-attention of the image tokens alone (SD3.5's second attention): tokens [B, N, D] → [B, N, D]."""
 
     def __init__(self, attn: Any) -> None:
         super().__init__()
@@ -145,13 +142,11 @@ def _modulate(states: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def _merged(attn: Any, *names: str) -> nn.Linear:
-    """Linears of one input as one, side by side; the originals are let go, or they would be held twice."""
+    """Linears of one input as one, side by side."""
     linears = [getattr(attn, name) for name in names]
     merged = nn.Linear(linears[0].in_features, sum(linear.out_features for linear in linears), device="meta")
     merged.weight = nn.Parameter(torch.cat([linear.weight.detach() for linear in linears]))
     merged.bias = nn.Parameter(torch.cat([linear.bias.detach() for linear in linears]))
-    for name in names:
-        setattr(attn, name, None)
     return merged
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
+
 from unipic2_edge.runtime.bundle import FORMAT_VERSION, Component, FileEntry, Graph, Manifest, Source, write_manifest
+from unipic2_edge.runtime.errors import CheckpointError
 from unipic2_edge.runtime.files import publishing, sha256_of
 from unipic2_edge.training.checkpoint import Checkpoint
 
@@ -46,26 +50,56 @@ def write_bundle(
     with publishing(folder) as temporary:
         for subfolder in ("graphs", "weights", "host"):
             (temporary / subfolder).mkdir()
+        source = _SourceHash(checkpoint)  # tracing leaves a core to it
         manifest = _host_part(checkpoint, temporary, recipe)
         for component in components:
-            description, graphs = _write_component(checkpoint, component, recipe, temporary)
-            manifest.components[component] = description
-            manifest.graphs.update(graphs)
+            _write_component(checkpoint, component, recipe, temporary, manifest)
             gc.collect()  # the part is let go before the next one is loaded
             done(component)
-        manifest.files.update(_entries(temporary))
+        files = _entries(temporary, manifest.files)
+        manifest = msgspec.structs.replace(manifest, source=source.result(), files=files)
         write_manifest(temporary, manifest)
     return manifest
 
 
+class _SourceHash:
+    """The checkpoint's hash, computed beside other work; a process that ends does not wait for it."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._sha256 = ""
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def result(self) -> Source:
+        """The checkpoint's name and hash, once it is there.
+
+        Raises:
+            CheckpointError: a file can no longer be read.
+        """
+        self._thread.join()
+        if self._error is not None:
+            raise CheckpointError(
+                f"{self._checkpoint.folder} cannot be read: {self._error}", "complete the checkpoint"
+            ) from self._error
+        return Source(name=self._checkpoint.folder.resolve().name, sha256=self._sha256)
+
+    def _run(self) -> None:
+        try:
+            self._sha256 = self._checkpoint.sha256()
+        except OSError as error:
+            self._error = error
+
+
 def _host_part(checkpoint: Checkpoint, folder: Path, recipe: ExportRecipe) -> Manifest:
-    """Write the host's files; the manifest without components, graphs and file entries."""
+    """Write the host's files; the manifest without components, graphs, file entries and the source's hash."""
     name = checkpoint.folder.resolve().name
     return Manifest(
         format_version=FORMAT_VERSION,
         name=name,
         variant="kontext",
-        source=Source(name=name, sha256=checkpoint.sha256()),
+        source=Source(name=name, sha256=""),
         recipe=recipe.name,
         components={},
         graphs={},
@@ -80,26 +114,30 @@ def _host_part(checkpoint: Checkpoint, folder: Path, recipe: ExportRecipe) -> Ma
 
 
 def _write_component(
-    checkpoint: Checkpoint, component: str, recipe: ExportRecipe, folder: Path
-) -> tuple[Component, dict[str, Graph]]:
+    checkpoint: Checkpoint, component: str, recipe: ExportRecipe, folder: Path, manifest: Manifest
+) -> None:
     """Trace a component's graphs, write their weights as one file, then the graphs that point into it."""
     traced = [(spec, assemble(spec)) for spec in graphs_of(checkpoint, component, recipe.dtype)]
     tensors = {name: tensor for _, model in traced for name, tensor in weights_of(model).items()}
     location = f"{component}.safetensors"
-    places = write_weights(folder / "weights" / location, tensors)
-    graphs = {}
+    written = write_weights(folder / "weights" / location, tensors)
+    manifest.files[f"weights/{location}"] = written.entry
     for spec, model in traced:
         file = f"graphs/{spec.name}.onnx"
-        write_graph(folder / file, model, location, places)
-        graphs[spec.name] = Graph(file=file, component=component, inputs=spec.inputs, outputs=spec.outputs)
+        write_graph(folder / file, model, location, written.places)
+        manifest.graphs[spec.name] = Graph(file=file, component=component, inputs=spec.inputs, outputs=spec.outputs)
     modules = [stage.module for spec, _ in traced for stage in spec.stages]
-    parameters = sum(parameter.numel() for module in modules for parameter in module.parameters())
-    return Component(precision=recipe.precision, weights=f"weights/{location}", parameters=parameters), graphs
+    manifest.components[component] = Component(
+        precision=recipe.precision,
+        weights=f"weights/{location}",
+        parameters=sum(parameter.numel() for module in modules for parameter in module.parameters()),
+    )
 
 
-def _entries(folder: Path) -> dict[str, FileEntry]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+def _entries(folder: Path, known: Mapping[str, FileEntry]) -> dict[str, FileEntry]:
+    """Every file's size and hash, known ones as they were hashed while being written."""
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {
-        path.relative_to(folder).as_posix(): FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
-        for path in files
+        name: known.get(name) or FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
+        for name, path in files.items()
     }

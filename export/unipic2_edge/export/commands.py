@@ -103,7 +103,9 @@ def verify(arguments: argparse.Namespace) -> Outcome:
         drifts = read_quality(bundle)
         _check(drifts)
     else:
-        drifts = _measure(bundle, Checkpoint.open(arguments.checkpoint, partial=True), arguments)
+        checkpoint = Checkpoint.open(arguments.checkpoint, partial=True)
+        _check_source(bundle, checkpoint)
+        drifts = _measure(bundle, checkpoint, arguments)
     result: dict[str, object] = {
         "measured": arguments.checkpoint is not None,
         "drifts": [drift.to_dict() for drift in drifts],
@@ -112,19 +114,23 @@ def verify(arguments: argparse.Namespace) -> Outcome:
     return Outcome(result, _table(drifts))
 
 
-def _measure(bundle: Bundle, checkpoint: Checkpoint, arguments: argparse.Namespace) -> list[Drift]:
-    """Compare, record and check; what failed is recorded too."""
+def _check_source(bundle: Bundle, checkpoint: Checkpoint) -> None:
     from unipic2_edge.runtime.errors import RequestError
-    from unipic2_edge.runtime.progress import progress
-
-    from .quality import write_quality
-    from .verify import verify as compare
 
     if checkpoint.sha256() != bundle.manifest.source.sha256:
         raise RequestError(
             f"{bundle.folder} was not made from {checkpoint.folder} (the hashes differ)",
             "give the checkpoint it was exported from, or export this one again",
         )
+
+
+def _measure(bundle: Bundle, checkpoint: Checkpoint, arguments: argparse.Namespace) -> list[Drift]:
+    """Compare, record and check; what failed is recorded too."""
+    from unipic2_edge.runtime.progress import progress
+
+    from .quality import write_quality
+    from .verify import verify as compare
+
     with progress(len(bundle.manifest.components), "component", arguments) as advance:
         drifts = compare(bundle, checkpoint, advance)
     write_quality(bundle, drifts)

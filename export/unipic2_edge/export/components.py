@@ -10,6 +10,7 @@ from unipic2_edge.runtime.errors import CheckpointError, RequestError
 from unipic2_edge.training.checkpoint import Checkpoint
 
 from .encoders import ClipGraph, T5Graph, VaeDecoderGraph, VaeEncoderGraph
+from .filling import denoiser_loads, modulation_loads, t5_loads
 from .graph_specs import GraphSpec, clip_spec, denoiser_spec, modulation_spec, t5_spec, vae_specs
 from .sequence import split
 
@@ -43,7 +44,7 @@ def check_components(checkpoint: Checkpoint, components: tuple[str, ...]) -> Non
 
 
 def graphs_of(checkpoint: Checkpoint, component: str, dtype: torch.dtype) -> Iterator[GraphSpec]:
-    """Load a component's part and describe its graphs.
+    """Describe a component's graphs; the large parts' weights are read only when they are written.
 
     Raises:
         CheckpointError: the part is missing or cannot be loaded.
@@ -52,9 +53,10 @@ def graphs_of(checkpoint: Checkpoint, component: str, dtype: torch.dtype) -> Ite
 
 
 def _denoiser(checkpoint: Checkpoint, component: str, dtype: torch.dtype) -> Iterator[GraphSpec]:
-    modulation, denoiser = split(checkpoint.load_transformer(dtype))
-    yield modulation_spec(modulation, dtype)
-    yield denoiser_spec(denoiser, dtype)
+    skeleton = checkpoint.transformer_skeleton(dtype)
+    modulation, denoiser = split(skeleton.model)
+    yield modulation_spec(modulation, dtype, modulation_loads(skeleton, modulation))
+    yield denoiser_spec(denoiser, dtype, denoiser_loads(skeleton))
 
 
 def _vae(checkpoint: Checkpoint, component: str, dtype: torch.dtype) -> Iterator[GraphSpec]:
@@ -68,9 +70,9 @@ def _clip(checkpoint: Checkpoint, component: str, dtype: torch.dtype) -> Iterato
 
 
 def _t5(checkpoint: Checkpoint, component: str, dtype: torch.dtype) -> Iterator[GraphSpec]:
-    model = checkpoint.load_text_encoder(component, dtype)
+    skeleton = checkpoint.t5_skeleton(dtype)
     length = checkpoint.tokenizers().lengths[2]
-    yield t5_spec(component, T5Graph(model, length).eval(), length, dtype)
+    yield t5_spec(component, T5Graph(skeleton.model, length).eval(), length, dtype, t5_loads(skeleton, length))
 
 
 _GRAPHS: dict[str, Callable[[Checkpoint, str, torch.dtype], Iterator[GraphSpec]]] = {

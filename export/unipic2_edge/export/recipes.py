@@ -21,7 +21,7 @@ class ExportRecipe:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The torch dtype of weights, and of graph inputs and outputs."""
+        """The torch dtype of weights and arithmetic; graphs take and give float32 whatever it is."""
         return _DTYPES[self.precision]
 
     def to_dict(self) -> dict[str, str | int]:

@@ -7,6 +7,8 @@ of `KontextTransformer`, unchanged.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers.models.attention import JointTransformerBlock
 from torch import Tensor, nn
@@ -74,9 +76,9 @@ class SequenceDenoiser(nn.Module):
 
     def __init__(self, transformer: KontextTransformer) -> None:
         super().__init__()
-        self.embedding = PatchEmbedding(_patch_projection(transformer))
+        self.embedding = PatchEmbedding(patch_projection(transformer.pos_embed.proj))
         self.transformer_blocks = nn.ModuleList(SequenceBlock(block) for block in transformer.transformer_blocks)
-        self.head = SequenceHead(_packed_projection(transformer))
+        self.head = SequenceHead(packed_projection(transformer.proj_out, transformer.config.patch_size))
         blocks = [block.width for block in self.transformer_blocks if isinstance(block, SequenceBlock)]
         self.parts = ModulationParts((*blocks, transformer.norm_out.linear.out_features))
 
@@ -92,25 +94,24 @@ class SequenceDenoiser(nn.Module):
 
 
 def split(transformer: KontextTransformer) -> tuple[Modulation, SequenceDenoiser]:
-    """Take a transformer apart into its two graphs, which share its modules (and so use it up)."""
+    """Take a transformer apart into its two graphs, which share its modules."""
     return Modulation(transformer).eval(), SequenceDenoiser(transformer).eval()
 
 
-def _patch_projection(transformer: KontextTransformer) -> nn.Linear:
-    """The patch-embedding convolution as a linear over (c, p, q)-ordered patches."""
-    convolution = transformer.pos_embed.proj
-    return _linear(convolution.weight.detach().flatten(1), convolution.bias.detach())  # [D, C·p·p]
+def patch_projection(convolution: Any) -> nn.Linear:
+    """The patch-embedding convolution as a linear over (c, p, q)-ordered patches [C·p·p → D]."""
+    return _linear(convolution.weight.detach().flatten(1), convolution.bias.detach())
 
 
-def _packed_projection(transformer: KontextTransformer) -> nn.Linear:
+def packed_projection(projection: nn.Linear, patch: int) -> nn.Linear:
     """`proj_out` with its rows reordered from (p, q, c) to (c, p, q), so that latents stay packed in the loop."""
-    old, patch, channels = transformer.proj_out, transformer.config.patch_size, transformer.out_channels
-    rows = torch.arange(old.out_features).reshape(patch, patch, channels).permute(2, 0, 1).flatten()
-    return _linear(old.weight.detach()[rows], old.bias.detach()[rows])
+    rows = torch.arange(projection.out_features).reshape(patch, patch, -1).permute(2, 0, 1).flatten()
+    rows = rows.to(projection.weight.device)
+    return _linear(projection.weight.detach()[rows], projection.bias.detach()[rows])
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    linear = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
+    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     linear.weight, linear.bias = nn.Parameter(weight), nn.Parameter(bias)
     return linear
 

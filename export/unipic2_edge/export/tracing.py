@@ -6,6 +6,7 @@ nodes serve every module of the same structure.
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import warnings
@@ -16,9 +17,10 @@ from dataclasses import dataclass
 import onnx_ir as ir
 import torch
 from onnxscript import optimizer
-from torch import Tensor, nn
+from torch import nn
 
 from .graph_specs import Stage
+from .portions import tensors_of
 
 OPSET = 20  # the newest that JetPack 6's TensorRT 10.3 parses; attention stays in the decomposed form that all fuse
 
@@ -43,12 +45,6 @@ def trace(stage: Stage) -> Template:
     return Template(model.graph, weights)
 
 
-def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters and floating-point buffers of a module, by name; integers stay constants of the graph."""
-    named = [*module.named_parameters(), *module.named_buffers()]
-    return {name: tensor.detach() for name, tensor in named if tensor.is_floating_point()}
-
-
 def structure_of(stage: Stage) -> str:
     """What makes two stages' nodes the same: modules, signatures, and the names and shapes of the weights."""
     signature = [(spec.dtype, spec.shape) for spec in (*stage.inputs, *stage.outputs)]
@@ -63,7 +59,7 @@ def _export(stage: Stage) -> ir.Model:
     )
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
-            stage.module,
+            _in_memory(stage.module),
             stage.example(),
             dynamo=True,
             opset_version=OPSET,
@@ -75,6 +71,13 @@ def _export(stage: Stage) -> ir.Model:
     if program is None:
         raise RuntimeError(f"the exporter returned nothing for {stage.path or stage.module}")
     return program.model
+
+
+def _in_memory(module: nn.Module) -> nn.Module:
+    """A module that tracing takes: one on the meta device gets memory, which is never written to nor read."""
+    if not any(parameter.is_meta for parameter in module.parameters()):
+        return module
+    return copy.deepcopy(module).to_empty(device="cpu")
 
 
 @contextmanager

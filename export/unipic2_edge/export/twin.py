@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import ModelProto
 from safetensors import safe_open
 
-from unipic2_edge.runtime.bundle import Bundle, Graph, TensorSpec
+from unipic2_edge.runtime.bundle import Bundle, Graph
 from unipic2_edge.runtime.onnx_session import import_onnxruntime
 from unipic2_edge.runtime.session import check_inputs
 
@@ -29,11 +28,8 @@ class Float32Twin:
     """
 
     def __init__(self, bundle: Bundle, name: str) -> None:
-        described = bundle.graph(name)
-        self.graph: Graph = msgspec.structs.replace(
-            described, inputs=_as_float32(described.inputs), outputs=_as_float32(described.outputs)
-        )
-        model = ir.from_proto(ModelProto.FromString(bundle.read(described.file)))
+        self.graph: Graph = bundle.graph(name)
+        model = ir.from_proto(ModelProto.FromString(bundle.read(self.graph.file)))
         runtime = import_onnxruntime()
         options = runtime.SessionOptions()
         options.log_severity_level = 3
@@ -50,14 +46,10 @@ class Float32Twin:
         self._session = None
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Compute the graph's outputs from its inputs, all floats in float32."""
+        """Compute the graph's outputs from its inputs."""
         check_inputs(self.graph, inputs)
         names = [spec.name for spec in self.graph.outputs]
         return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
-
-
-def _as_float32(specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
-    return tuple(msgspec.structs.replace(spec, dtype="float32") if spec.dtype == "bfloat16" else spec for spec in specs)
 
 
 def _weights(model: ir.Model, path: str) -> dict[str, NDArray[Any]]:
@@ -87,7 +79,7 @@ def _widen(model: ir.Model) -> None:
         else:
             value.const_value = ir.Tensor(tensor.numpy().astype(np.float32), name=value.name)
         value.type = ir.TensorType(ir.DataType.FLOAT)
-    for value in [*model.graph.inputs, *(output for node in model.graph for output in node.outputs)]:
+    for value in [output for node in model.graph for output in node.outputs]:
         if value.dtype == ir.DataType.BFLOAT16:
             value.type = ir.TensorType(ir.DataType.FLOAT)
     for node in model.graph:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unipic2_edge.runtime.bundle import Bundle
-from unipic2_edge.runtime.patches import open_positions, patchify, unpatchify
 from unipic2_edge.runtime.opening import open_session
+from unipic2_edge.runtime.patches import open_positions, patchify, unpatchify
 from unipic2_edge.runtime.session import Session
 from unipic2_edge.training.checkpoint import Checkpoint
 
@@ -112,7 +112,7 @@ def _denoiser(bundle: Bundle, checkpoint: Checkpoint, component: str) -> Iterato
                 "modulation": steps["modulation"][index],
             }
             velocity = denoiser.run(_cast(denoiser, inputs))["velocity"][:, -rows * columns :]
-            made = unpatchify(velocity.astype(np.float32), space.patch_size, *shape[2:])
+            made = unpatchify(velocity, space.patch_size, *shape[2:])
             expected = transformer(latents, context, pooled, time.expand(2), reference if edit else None).sample
             yield "velocity", f"{'edit' if edit else 'generate'} {rows}x{columns} t={time:g}", made, expected
 

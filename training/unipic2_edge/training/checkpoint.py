@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,15 @@ import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
-from diffusers.models.embeddings import get_2d_sincos_pos_embed
+from diffusers.models.embeddings import get_1d_sincos_pos_embed_from_grid
 from safetensors import safe_open
-from transformers import AutoTokenizer, CLIPTextModelWithProjection, T5EncoderModel
+from transformers import AutoTokenizer, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from .conditioning import TextConditioner, TokenIds
 from .errors import CheckpointError
 from .folders import publishing
 from .layout import MODELS, PARTS, TOKENIZERS, CheckpointFolder
+from .skeleton import Skeleton, without_memory
 from .transformer import KontextTransformer
 
 # The libraries' own bars would run through ours.
@@ -71,11 +74,14 @@ class Checkpoint(CheckpointFolder):
 
         Published files hold them as a buffer; where they are absent, diffusers makes them from the config, and
         so does this.
+
+        Raises:
+            CheckpointError: a file of the transformer is damaged.
         """
         config = self.config("transformer")
         size = config["pos_embed_max_size"]
-        for path in sorted((self.folder / "transformer").glob("*.safetensors")):
-            with safe_open(path, framework="pt") as tensors:
+        for path in self.weights("transformer") if self.has("transformer") else ():
+            with self._loading("transformer"), safe_open(path, framework="pt") as tensors:
                 if _POSITIONS in tensors.keys():  # noqa: SIM118 - not a dict
                     table: torch.Tensor = tensors.get_tensor(_POSITIONS)
                     return table.reshape(size, size, -1)
@@ -101,6 +107,27 @@ class Checkpoint(CheckpointFolder):
         """The three text encoders as one module."""
         return TextConditioner(*(self.load_text_encoder(part, dtype) for part in MODELS[2:])).eval()
 
+    def transformer_skeleton(self, dtype: torch.dtype = torch.float32) -> Skeleton:
+        """The denoiser as `load_transformer` gives it, its weights still on disk.
+
+        Raises:
+            CheckpointError: the part is missing, damaged or not what its config says.
+        """
+        with self._loading("transformer"), without_memory(dtype):
+            model = KontextTransformer.from_config(self.config("transformer"))
+        return Skeleton(model, self.weights("transformer"), f"transformer of {self.folder}")
+
+    def t5_skeleton(self, dtype: torch.dtype = torch.float32) -> Skeleton:
+        """The third text encoder, its weights still on disk; all of them in `dtype`.
+
+        Raises:
+            CheckpointError: the part is missing, damaged or not what its config says.
+        """
+        with self._loading("text_encoder_3"), without_memory(dtype):
+            model = T5EncoderModel(T5Config(**self.config("text_encoder_3")))
+        model.tie_weights()
+        return Skeleton(model, self.weights("text_encoder_3"), f"text_encoder_3 of {self.folder}")
+
     def load_scheduler(self) -> FlowMatchEulerDiscreteScheduler:
         """The flow-matching scheduler."""
         return FlowMatchEulerDiscreteScheduler.from_pretrained(self.path("scheduler"))
@@ -113,13 +140,8 @@ class Checkpoint(CheckpointFolder):
 
     def _load(self, kind: Any, part: str, may_lack: tuple[str, ...] = (), **options: Any) -> Any:
         path = self.path(part)
-        try:
+        with self._loading(part):
             model, report = kind.from_pretrained(path, use_safetensors=True, output_loading_info=True, **options)
-        except Exception as error:  # the libraries raise many kinds for damaged files
-            raise CheckpointError(
-                f"{part} of {self.folder} cannot be loaded: {_first_line(error)}",
-                "fetch or make this part again",
-            ) from error
         # The libraries fill missing weights with random numbers and go on.
         missing = sorted(set(report["missing_keys"]) - set(may_lack))
         if missing:
@@ -131,14 +153,34 @@ class Checkpoint(CheckpointFolder):
             model.pos_embed.pos_embed = position_table(self.config(part)).flatten(0, 1)[None].to(model.dtype)
         return model.eval()
 
+    @contextmanager
+    def _loading(self, part: str) -> Iterator[None]:
+        """Turn what the libraries raise for damaged files and configs, of many kinds, into a `CheckpointError`."""
+        try:
+            yield
+        except CheckpointError:
+            raise
+        except Exception as error:
+            raise CheckpointError(
+                f"{part} of {self.folder} cannot be loaded: {_first_line(error)}",
+                "fetch or make this part again",
+            ) from error
+
 
 def position_table(config: dict[str, Any]) -> torch.Tensor:
-    """diffusers' sine-cosine position embeddings [max, max, D] for a transformer config, in float32."""
+    """diffusers' sine-cosine position embeddings [max, max, D] for a transformer config, in float32.
+
+    The first half of the channels depends on x alone and the second on y: each is computed once and spread, where
+    `get_2d_sincos_pos_embed` holds the whole table in float64, several times.
+    """
     size = config["pos_embed_max_size"]
-    width = config["num_attention_heads"] * config["attention_head_dim"]
+    half = config["num_attention_heads"] * config["attention_head_dim"] // 2
     base = config["sample_size"] // config["patch_size"]
-    table: torch.Tensor = get_2d_sincos_pos_embed(width, size, base_size=base, output_type="pt")
-    return table.float().reshape(size, size, -1)
+    places = torch.arange(size, dtype=torch.float32) / (size / base)
+    line: torch.Tensor = get_1d_sincos_pos_embed_from_grid(half, places).float()  # [max, D/2]
+    table = torch.empty(size, size, 2 * half)
+    table[..., :half], table[..., half:] = line[None], line[:, None]
+    return table
 
 
 def _first_line(error: Exception) -> str:

@@ -23,7 +23,9 @@ MODELS = ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_
 TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 PARTS = (*MODELS, "scheduler", *TOKENIZERS)
 
+_STEMS = dict.fromkeys(MODELS, "model") | dict.fromkeys(("transformer", "vae"), "diffusion_pytorch_model")
 _FILES = {"scheduler": "scheduler_config.json"} | dict.fromkeys(TOKENIZERS, "tokenizer.json")
+_CHUNK = 1 << 25  # bytes
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,29 @@ class CheckpointFolder:
             return any((self.folder / part).glob("*.safetensors"))
         return (self.folder / part / _FILES[part]).is_file()
 
+    def weights(self, part: str) -> tuple[Path, ...]:
+        """The safetensors files of a model part: the one file, or the shards that its index names.
+
+        Variants beside them (`*.fp16.safetensors`) are not looked at, as the two libraries do not.
+
+        Raises:
+            CheckpointError: the part is missing, its index is damaged, or a shard is not there.
+        """
+        folder, stem = self.path(part), _STEMS[part]
+        if (folder / f"{stem}.safetensors").is_file():
+            return (folder / f"{stem}.safetensors",)
+        index = folder / f"{stem}.safetensors.index.json"
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{folder} has neither {stem}.safetensors nor a readable {index.name}", "fetch or make this part again"
+            ) from error
+        missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
+        if missing:
+            raise CheckpointError(f"{folder} lacks its shard {missing[0]}", "fetch or make this part again")
+        return tuple(folder / name for name in names)
+
     def config(self, part: str) -> dict[str, Any]:
         """The config of a model part, as stored; it may be there without the weights.
 
@@ -107,11 +132,13 @@ class CheckpointFolder:
     def sha256(self) -> str:
         """One hash over the names and bytes of every weight, config and tokenizer file, in sorted order."""
         digest = hashlib.sha256()
+        # Large chunks, so that beside a busy thread the interpreter's lock is asked for rarely.
+        buffer = memoryview(bytearray(_CHUNK))
         for path in self._files():
             digest.update(f"{path.relative_to(self.folder).as_posix()}\0{path.stat().st_size}\0".encode())
-            with path.open("rb") as stream:
-                while chunk := stream.read(1 << 20):
-                    digest.update(chunk)
+            with path.open("rb", buffering=0) as stream:
+                while count := stream.readinto(buffer):
+                    digest.update(buffer[:count])
         return digest.hexdigest()
 
     def _files(self) -> list[Path]:
