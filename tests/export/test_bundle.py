@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import unipic2_edge.export.bundle_writer as bundle_writer
 from unipic2_edge.export.bundle_writer import write_bundle
@@ -94,6 +95,18 @@ def test_weights_have_the_checkpoints_names_and_values(tiny_bundle: Path, tiny_c
     assert torch.equal(stored[f"modulation.{adaln}.transposed"], state[adaln].T)
 
 
+def test_a_source_that_vanishes_is_a_users_error(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: Checkpoint) -> str:
+        raise FileNotFoundError(2, "No such file or directory", "model.safetensors")
+
+    monkeypatch.setattr(Checkpoint, "sha256", gone)
+    with pytest.raises(CheckpointError, match=r"cannot be read: .*model.safetensors"):
+        write_bundle(Checkpoint.open(tiny_checkpoint), tmp_path / "bundle", find_recipe("fp32"), ())
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_graph_says_nothing_of_the_machine_that_made_it(tiny_bundle: Path, name: str) -> None:
     model = _graph(tiny_bundle, name)
@@ -122,6 +135,37 @@ def test_the_same_checkpoint_gives_the_same_bytes(tiny_bundle: Path, tiny_checkp
     assert len(again.files) == 8  # two graphs, one weights file, five for the host
     assert again.files == {name: first.files[name] for name in again.files}
     assert again.source == first.source
+
+
+@pytest.mark.slow
+def test_a_large_part_is_never_loaded_whole_and_its_shards_give_the_same_bytes(
+    tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(tiny_checkpoint, tmp_path / "sharded"))
+    for part, stem in (("transformer", "diffusion_pytorch_model"), ("text_encoder_3", "model")):
+        _shard(copy / part, stem)
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("the whole model was asked for")
+
+    for load in ("load_transformer", "load_text_encoder"):
+        monkeypatch.setattr(Checkpoint, load, refuse)
+    made = write_bundle(Checkpoint.open(copy), tmp_path / "bundle", find_recipe("fp32"), ("denoiser", "text_encoder_3"))
+    expected = Bundle(tiny_bundle).manifest
+    assert made.files == {name: expected.files[name] for name in made.files}
+    assert made.components == {name: expected.components[name] for name in made.components}
+    assert made.source.sha256 == Checkpoint.open(copy).sha256() != expected.source.sha256
+
+
+def _shard(folder: Path, stem: str) -> None:
+    """Split a part's weights into two files with an index."""
+    tensors = load_file(folder / f"{stem}.safetensors")
+    files = [f"{stem}-0000{index}-of-00002.safetensors" for index in (1, 2)]
+    weight_map = {name: files[index % 2] for index, name in enumerate(sorted(tensors))}
+    for file in files:
+        save_file({name: tensors[name] for name in tensors if weight_map[name] == file}, folder / file)
+    (folder / f"{stem}.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / f"{stem}.safetensors").unlink()
 
 
 def test_a_published_checkpoint_gets_the_released_defaults(tiny_checkpoint: Path, tmp_path: Path) -> None:

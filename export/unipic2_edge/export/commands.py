@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,7 @@ def export(arguments: argparse.Namespace) -> Outcome:
     from .components import COMPONENTS
     from .recipes import find_recipe
 
+    gc.freeze()  # the libraries' objects stay to the end: neither tracing nor the exit need to go through them
     recipe = find_recipe(arguments.recipe)
     components = tuple(arguments.components.split(",")) if arguments.components else COMPONENTS
     checkpoint = Checkpoint.open(arguments.checkpoint, partial=True)
