@@ -152,8 +152,8 @@ def test_the_tiny_model_compiles_for_every_card(
     tiny_checkpoint: Path, tmp_path: Path, recipe: str, targets: str, engines: int
 ) -> None:
     """All seven graphs. RTX 20 has no 32-bit products and no bfloat16: it is served in fp16."""
+    from unipic2_edge.export.builtin_recipes import find_recipe
     from unipic2_edge.export.bundle_writer import write_bundle
-    from unipic2_edge.export.recipes import find_recipe
     from unipic2_edge.training.checkpoint import Checkpoint
 
     write_bundle(Checkpoint.open(tiny_checkpoint), tmp_path / "bundle", find_recipe(recipe))

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import unipic2_edge.export.bundle_writer as bundle_writer
+from unipic2_edge.export.builtin_recipes import find_recipe
 from unipic2_edge.export.bundle_writer import write_bundle
-from unipic2_edge.export.recipes import find_recipe
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.errors import CheckpointError, OutputError, RequestError
 from unipic2_edge.training.checkpoint import Checkpoint

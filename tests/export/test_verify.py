@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from unipic2_edge.export.builtin_recipes import find_recipe
 from unipic2_edge.export.bundle_writer import write_bundle
-from unipic2_edge.export.recipes import find_recipe
 from unipic2_edge.export.verify import TOLERANCE, Drift, verify
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.cli import main

@@ -18,8 +18,8 @@ def checkpoint(pytestconfig: pytest.Config) -> Path:
 def bundle(checkpoint: Path, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """Its fp32 bundle, built for the cpu target; do not write to it."""
     from unipic2_edge.engines.build import build_targets
+    from unipic2_edge.export.builtin_recipes import find_recipe
     from unipic2_edge.export.bundle_writer import write_bundle
-    from unipic2_edge.export.recipes import find_recipe
     from unipic2_edge.runtime.bundle import Bundle
     from unipic2_edge.training.checkpoint import Checkpoint
 

@@ -96,8 +96,8 @@ def _bundle(folder: Path, checkpoint: Path) -> Bundle:
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} is not the demo's bundle", "remove it, or choose another --workdir")
     # torch and its company take seconds to import, and only an export needs them
+    from unipic2_edge.export.builtin_recipes import find_recipe
     from unipic2_edge.export.bundle_writer import write_bundle
-    from unipic2_edge.export.recipes import find_recipe
     from unipic2_edge.training.checkpoint import Checkpoint
 
     write_bundle(Checkpoint.open(checkpoint), folder, find_recipe("fp32"))

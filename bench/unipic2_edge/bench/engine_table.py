@@ -65,9 +65,13 @@ def _impossible(bundle: Bundle, target: Target, options: Options) -> list[Row]:
         return []
     rows = []
     for name, graph in bundle.manifest.graphs.items():
-        precision = bundle.manifest.components[graph.component].precision
-        refused = check_precision(precision, target, backend_of(target, options))
-        rows.append(Row(name, precision, target.name, refused.problem if refused else whole))
+        component = bundle.manifest.components[graph.component]
+        checked = (
+            check_precision(precision, target, backend_of(target, options))
+            for precision in (component.precision, *component.formats)
+        )
+        refused = next((problem for problem in checked if problem is not None), None)
+        rows.append(Row(name, component.label, target.name, refused.problem if refused else whole))
     return rows
 
 

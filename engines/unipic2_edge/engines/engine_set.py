@@ -114,9 +114,10 @@ def check_target(bundle: Bundle, target: Target, options: Options) -> None:
     backend = backend_of(target, options)
     _check_platform(target, backend, platform_of(target, options))
     for name, component in bundle.manifest.components.items():
-        impossible = check_precision(component.precision, target, backend)
-        if impossible is not None:
-            raise RequestError(f"{name} is in {impossible.problem}", impossible.mend)
+        for precision in (component.precision, *component.formats):
+            impossible = check_precision(precision, target, backend)
+            if impossible is not None:
+                raise RequestError(f"{name} is in {impossible.problem}", impossible.mend)
 
 
 def check_precision(precision: str, target: Target, backend: str) -> RequestError | None:
@@ -171,7 +172,7 @@ def _spec(bundle: Bundle, graph: str, group: Sequence[Target], options: Options)
     return EngineSpec(
         graph=graph,
         compiled_from=engine_origin(bundle, graph),
-        precision=bundle.manifest.components[bundle.graph(graph).component].precision,
+        precision=bundle.manifest.components[bundle.graph(graph).component].label,
         backend=backend,
         backend_version=str(library.__version__),
         capabilities=tuple(sorted(capabilities, key=lambda text: [int(part) for part in text.split(".")])),

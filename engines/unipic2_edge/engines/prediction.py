@@ -23,7 +23,6 @@ _SECONDS_FLOOR, _SECONDS_PER_WEIGHT, _SECONDS_PER_GRAPH = 0.4, 5e-9, 25e-6
 #: Code in a plan; it is the same for one card and for three (a card's own kernels are made when it is first run).
 _CODE, _CODE_PER_GRAPH = 1.5e6, 45
 _WORKSPACE = 8 * 2**20
-_ITEM_SIZE = {"float32": 4}  # bytes; 2 in all others, quantised ones compute in 16 bits between their products
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def activation_bytes(bundle: Bundle, spec: EngineSpec) -> int:
     A workspace, and what grows with the shapes: in the denoiser rows and tokens (its attention is fused), in the
     modulation its output, in text encoders their hidden states, in the autoencoder pixels.
     """
-    item, workspaces = _ITEM_SIZE.get(spec.precision, 2), 1
+    item, workspaces = 4 if spec.precision.endswith("float32") else 2, 1  # bytes between the products
     largest = {name: shapes.max for name, shapes in spec.profile.items()}
     if spec.graph.startswith("vae"):
         return _autoencoder_bytes(bundle, spec.graph, largest, item)

@@ -58,6 +58,14 @@ class SequenceBlock(nn.Module):
         return _modulate(_norm(context), shift, scale)
 
 
+class AttentionProduct(nn.Module):
+    """query, key, value [B, heads, N, d] → [B, N, D], without a mask; a module, so that calibration can watch it."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """softmax(q·kᵀ/√d)·v, heads side by side."""
+        return functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
+
 class Attention(nn.Module):
     """Self-attention of the image tokens alone (SD3.5's second attention): tokens [B, N, D] → [B, N, D]."""
 
@@ -67,11 +75,12 @@ class Attention(nn.Module):
         self.norm_q, self.norm_k = attn.norm_q, attn.norm_k
         self.to_qkv = _merged(attn, "to_q", "to_k", "to_v")
         self.to_out = nn.Sequential(attn.to_out[0])  # without the dropout
+        self.attend = AttentionProduct()
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Attention without a mask."""
         query, key, value = _heads(self.to_qkv(tokens), self.norm_q, self.norm_k, self.heads)
-        attended: Tensor = self.to_out(_attend(query, key, value))
+        attended: Tensor = self.to_out(self.attend(query, key, value))
         return attended
 
 
@@ -89,7 +98,7 @@ class JointAttention(Attention):
         image = _heads(self.to_qkv(tokens), self.norm_q, self.norm_k, self.heads)
         text = _heads(self.to_added_qkv(context), self.norm_added_q, self.norm_added_k, self.heads)
         query, key, value = (torch.cat(pair, dim=2) for pair in zip(image, text, strict=True))
-        mixed = _attend(query, key, value)
+        mixed = self.attend(query, key, value)
         count = tokens.shape[1]
         return self.to_out(mixed[:, :count]), mixed[:, count:]
 
@@ -163,8 +172,3 @@ def _rms_norm(states: Tensor, norm: Any) -> Tensor:
     root = torch.sqrt(states.float().pow(2).mean(-1, keepdim=True) + norm.eps)
     normed: Tensor = (states / root).to(norm.weight.dtype) * norm.weight
     return normed
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention without a mask; [B, heads, N, d] → [B, N, D]."""
-    return functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)

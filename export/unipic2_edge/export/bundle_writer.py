@@ -3,42 +3,52 @@
 from __future__ import annotations
 
 import gc
+import json
 import threading
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
+import onnx_ir as ir
 
-from unipic2_edge.runtime.bundle import FORMAT_VERSION, Component, FileEntry, Graph, Manifest, Source, write_manifest
-from unipic2_edge.runtime.errors import CheckpointError
-from unipic2_edge.runtime.files import publishing, sha256_of
+from unipic2_edge.runtime.bundle import Component, FileEntry, Graph, Manifest, Source, write_manifest
+from unipic2_edge.runtime.errors import CheckpointError, RecipeError
+from unipic2_edge.runtime.files import publishing, sha256_of, write_bytes
 from unipic2_edge.training.checkpoint import Checkpoint
 
 from .assembly import assemble, weights_of, write_graph
 from .components import COMPONENTS, check_components, graphs_of
-from .host_files import describe_latents, task_defaults, write_positions, write_scheduler, write_tokenizers
-from .recipes import ExportRecipe
+from .host_files import write_host_part
+from .quantization.fake import ComponentPlan
+from .quantization.qdq import quantize_graph
+from .recipes import ComponentRecipe, Recipe
 from .weights import write_weights
 
-_TOOLS = ("unipic2-edge", "torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx-ir")
+RECIPE = "recipe.json"
+_EXACT: Mapping[str, ComponentPlan] = {}
 
 
 def write_bundle(
     checkpoint: Checkpoint,
     folder: Path,
-    recipe: ExportRecipe,
+    recipe: Recipe,
     components: tuple[str, ...] = COMPONENTS,
     done: Callable[[str], None] = lambda component: None,
+    plans: Mapping[str, ComponentPlan] = _EXACT,
+    calibration: str | None = None,
+    judge: Callable[[Path], None] | None = None,
 ) -> Manifest:
     """Export a checkpoint to a bundle folder.
 
     Args:
         checkpoint: the source, in the published layout.
         folder: must not exist, or be empty.
-        recipe: the precision.
+        recipe: precisions and formats.
         components: which of `COMPONENTS` to export; a bundle without all of them can be compiled, not served.
         done: called with each component's name when it is written.
+        plans: of the components that are quantised.
+        calibration: the hash of what they were calibrated on.
+        judge: called with the finished folder before it gets its name; what it raises leaves nothing behind.
 
     Raises:
         RequestError: a component of that name does not exist.
@@ -51,15 +61,25 @@ def write_bundle(
         for subfolder in ("graphs", "weights", "host"):
             (temporary / subfolder).mkdir()
         source = _SourceHash(checkpoint)  # tracing leaves a core to it
-        manifest = _host_part(checkpoint, temporary, recipe)
+        manifest = write_host_part(checkpoint, temporary, recipe.name)
+        write_bytes(temporary / RECIPE, _recipe_record(recipe, calibration))
         for component in components:
-            _write_component(checkpoint, component, recipe, temporary, manifest)
+            plan = plans.get(component)
+            _write_component(checkpoint, component, recipe.of(component), plan, temporary, manifest)
             gc.collect()  # the part is let go before the next one is loaded
             done(component)
         files = _entries(temporary, manifest.files)
         manifest = msgspec.structs.replace(manifest, source=source.result(), files=files)
         write_manifest(temporary, manifest)
+        if judge is not None:
+            judge(temporary)
     return manifest
+
+
+def _recipe_record(recipe: Recipe, calibration: str | None) -> bytes:
+    """What the bundle was made by: the whole recipe, and the hash of what was calibrated on."""
+    record = {"recipe": recipe.to_dict(), "calibration_sha256": calibration}
+    return (json.dumps(record, indent=2) + "\n").encode()
 
 
 class _SourceHash:
@@ -92,32 +112,20 @@ class _SourceHash:
             self._error = error
 
 
-def _host_part(checkpoint: Checkpoint, folder: Path, recipe: ExportRecipe) -> Manifest:
-    """Write the host's files; the manifest without components, graphs, file entries and the source's hash."""
-    name = checkpoint.folder.resolve().name
-    return Manifest(
-        format_version=FORMAT_VERSION,
-        name=name,
-        variant="kontext",
-        source=Source(name=name, sha256=""),
-        recipe=recipe.name,
-        components={},
-        graphs={},
-        latents=describe_latents(checkpoint),
-        positions=write_positions(checkpoint, folder),
-        scheduler=write_scheduler(checkpoint, folder),
-        text=write_tokenizers(checkpoint, folder),
-        defaults=task_defaults(checkpoint),
-        files={},
-        tools={tool: version(tool) for tool in _TOOLS},
-    )
-
-
 def _write_component(
-    checkpoint: Checkpoint, component: str, recipe: ExportRecipe, folder: Path, manifest: Manifest
+    checkpoint: Checkpoint,
+    component: str,
+    recipe: ComponentRecipe,
+    plan: ComponentPlan | None,
+    folder: Path,
+    manifest: Manifest,
 ) -> None:
     """Trace a component's graphs, write their weights as one file, then the graphs that point into it."""
     traced = [(spec, assemble(spec)) for spec in graphs_of(checkpoint, component, recipe.dtype)]
+    modules = [stage.module for spec, _ in traced for stage in spec.stages]
+    parameters = sum(parameter.numel() for module in modules for parameter in module.parameters())
+    if plan is not None:
+        _quantize([model for _, model in traced], plan)
     tensors = {name: tensor for _, model in traced for name, tensor in weights_of(model).items()}
     location = f"{component}.safetensors"
     written = write_weights(folder / "weights" / location, tensors)
@@ -126,12 +134,27 @@ def _write_component(
         file = f"graphs/{spec.name}.onnx"
         write_graph(folder / file, model, location, written.places)
         manifest.graphs[spec.name] = Graph(file=file, component=component, inputs=spec.inputs, outputs=spec.outputs)
-    modules = [stage.module for spec, _ in traced for stage in spec.stages]
     manifest.components[component] = Component(
         precision=recipe.precision,
         weights=f"weights/{location}",
-        parameters=sum(parameter.numel() for module in modules for parameter in module.parameters()),
+        parameters=parameters,
+        formats=() if plan is None else plan.formats,
     )
+
+
+def _quantize(models: list[ir.Model], plan: ComponentPlan) -> None:
+    """Quantise a component's graphs.
+
+    Raises:
+        RecipeError: a layer of the plan is not a plain product in any graph.
+    """
+    found = {name for model in models for name in quantize_graph(model, plan)}
+    left = sorted((set(plan.layers) | set(plan.attention)) - found)
+    if left:
+        raise RecipeError(
+            f"{left[0]} cannot be quantised: in its graph it is no product with one matrix",
+            "leave it out by a rule of its own before the one that takes it in",
+        )
 
 
 def _entries(folder: Path, known: Mapping[str, FileEntry]) -> dict[str, FileEntry]:

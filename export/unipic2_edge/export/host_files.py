@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 
 from safetensors.torch import save as save_tensors
 
-from unipic2_edge.runtime.bundle import Latents, Positions, TaskDefaults, TextConditioning, TokenizerEntry
+from unipic2_edge.runtime.bundle import (
+    FORMAT_VERSION,
+    Latents,
+    Manifest,
+    Positions,
+    Source,
+    TaskDefaults,
+    TextConditioning,
+    TokenizerEntry,
+)
 from unipic2_edge.runtime.files import write_bytes
 from unipic2_edge.training.checkpoint import Checkpoint
 from unipic2_edge.training.configs import RELEASED_DEFAULTS
@@ -15,7 +25,30 @@ from .sequence import position_tensors
 
 SCHEDULER = "host/scheduler.json"
 POSITIONS = "host/positions.safetensors"
+_TOOLS = ("unipic2-edge", "torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx-ir")
 _TOKENIZERS = {"tokenizer": "text_encoder", "tokenizer_2": "text_encoder_2", "tokenizer_3": "text_encoder_3"}
+
+
+def write_host_part(checkpoint: Checkpoint, bundle: Path, recipe: str) -> Manifest:
+    """Write all of the host's files; the manifest without components, graphs, file entries and the source's hash."""
+    (bundle / "host").mkdir(exist_ok=True)
+    name = checkpoint.folder.resolve().name
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        name=name,
+        variant="kontext",
+        source=Source(name=name, sha256=""),
+        recipe=recipe,
+        components={},
+        graphs={},
+        latents=describe_latents(checkpoint),
+        positions=write_positions(checkpoint, bundle),
+        scheduler=write_scheduler(checkpoint, bundle),
+        text=write_tokenizers(checkpoint, bundle),
+        defaults=task_defaults(checkpoint),
+        files={},
+        tools={tool: version(tool) for tool in _TOOLS},
+    )
 
 
 def write_scheduler(checkpoint: Checkpoint, bundle: Path) -> str:

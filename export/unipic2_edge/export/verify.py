@@ -20,7 +20,7 @@ from unipic2_edge.runtime.patches import open_positions, patchify, unpatchify
 from unipic2_edge.runtime.session import Session
 from unipic2_edge.training.checkpoint import Checkpoint
 
-from .twin import Float32Twin
+from .twin import Float32Twin, needs_twin
 
 #: Largest relative error that counts as the same numbers, by precision of the component.
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2}
@@ -69,9 +69,8 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, done: Callable[[str], None] =
 
 
 def _open(bundle: Bundle, graph: str) -> Session:
-    """The graph as it is served on a CPU; a bfloat16 one by its float32 twin."""
-    precision = bundle.manifest.components[bundle.graph(graph).component].precision
-    return Float32Twin(bundle, graph) if precision == "bfloat16" else open_session(bundle, graph)
+    """The graph as it is served on a CPU; a bfloat16 one by its twin."""
+    return Float32Twin(bundle, graph) if needs_twin(bundle, graph) else open_session(bundle, graph)
 
 
 _Comparison = tuple[str, str, Floats, Tensor]  # output, case, made by the bundle, expected

@@ -31,7 +31,10 @@ _DTYPES = {
     ir.DataType.INT8: "I8",
     ir.DataType.UINT8: "U8",
     ir.DataType.BOOL: "BOOL",
+    ir.DataType.FLOAT8E4M3FN: "F8_E4M3",
 }
+#: Two to a byte, for which safetensors has no name that all its readers know: stored as bytes.
+_PACKED = (ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.FLOAT4E2M1)
 _ALIGNMENT = 64  # of the first tensor's offset in the file, for memory mapping
 _QUEUED = 1 << 25  # bytes
 EXTERNAL_FROM = 256  # bytes; smaller constants stay in the graph, where shape inference can see them
@@ -111,6 +114,8 @@ class _HashedFile:
 
 def _bytes_of(tensor: ir.TensorProtocol) -> memoryview:
     """A tensor's bytes in C order, without a copy where it is contiguous."""
+    if tensor.dtype in _PACKED:
+        return memoryview(tensor.tobytes())
     array = np.ascontiguousarray(tensor.numpy())
     return array.reshape(-1).view(np.uint8).data
 
@@ -122,8 +127,8 @@ def _header(tensors: Mapping[str, ir.TensorProtocol]) -> tuple[bytes, int]:
         value = tensors[name]
         end = offset + value.nbytes
         entries[name] = {
-            "dtype": _DTYPES[value.dtype],
-            "shape": list(value.shape.numpy()),
+            "dtype": "U8" if value.dtype in _PACKED else _DTYPES[value.dtype],
+            "shape": [value.nbytes] if value.dtype in _PACKED else list(value.shape.numpy()),
             "data_offsets": [offset, end],
         }
         offset = end

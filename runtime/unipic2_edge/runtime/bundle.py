@@ -65,11 +65,20 @@ class Graph(Record, frozen=True):
 
 
 class Component(Record, frozen=True):
-    """One part of the model (denoiser, vae, text_encoder, …): its precision and its weights."""
+    """One part of the model (denoiser, vae, text_encoder, …): its precision and its weights.
+
+    `formats` are those of its quantised products, within the precision: int8, fp8, int4, nvfp4.
+    """
 
     precision: str
     weights: str
     parameters: int
+    formats: tuple[str, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Precision and formats for people, as in "fp8 in bfloat16"."""
+        return f"{'+'.join(self.formats)} in {self.precision}" if self.formats else self.precision
 
 
 class Latents(Record, frozen=True):
@@ -147,15 +156,16 @@ class Bundle:
 
     Args:
         folder: the bundle's folder.
+        manifest: instead of the one that stands there, for a bundle that is being made.
 
     Raises:
         BundleError: not a folder, no manifest, foreign or damaged manifest, another format version, or a
             manifest that names files, components or graphs it does not describe.
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, manifest: Manifest | None = None) -> None:
         self.folder = Path(folder)
-        self.manifest = read_manifest(self.folder)
+        self.manifest = read_manifest(self.folder) if manifest is None else manifest
         self._verified: set[str] = set()
         self._locks: dict[str, threading.Lock] = {name: threading.Lock() for name in self.manifest.files}
 

@@ -52,7 +52,7 @@ def inspect_bundle(folder: Path, hashes: bool) -> Outcome:
         graphs = ", ".join(graph for graph, spec in manifest.graphs.items() if spec.component == name)
         size = manifest.files[component.weights].bytes
         lines.append(
-            f"  {name:<15} {component.precision:<9} {component.parameters / 1e6:8.2f} M {size / 1e6:8.2f} MB  {graphs}"
+            f"  {name:<15} {component.label:<9} {component.parameters / 1e6:8.2f} M {size / 1e6:8.2f} MB  {graphs}"
         )
     for task, default in manifest.defaults.items():
         lines.append(

@@ -79,14 +79,24 @@ def _make(arguments: argparse.Namespace, task: Task, work: Callable[[Pipeline, d
     return Outcome({"pictures": pictures, "seconds": result.seconds}, lines)
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """`WxH` as (width, height) in pixels.
+
+    Raises:
+        RequestError: it is not of that form.
+    """
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if found is None:
+        raise RequestError(f"the size {text!r} is not WxH", "for instance --size 512x384")
+    return int(found[1]), int(found[2])
+
+
 def _size(text: str | None) -> dict[str, Any]:
     """`WxH` as pipeline arguments."""
     if text is None:
         return {}
-    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
-    if found is None:
-        raise RequestError(f"the size {text!r} is not WxH", "for instance --size 512x384")
-    return {"width": int(found[1]), "height": int(found[2])}
+    width, height = parse_size(text)
+    return {"width": width, "height": height}
 
 
 def _outputs(output: Path, count: int, force: bool) -> list[Path]:

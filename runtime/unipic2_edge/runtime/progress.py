@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress(total: int, unit: str, arguments: argparse.Namespace) -> Iterator[Callable[[str], None]]:
-    """A bar of `total` units; call what it yields with the name of each one that is done."""
+def progress(total: int | None, unit: str, arguments: argparse.Namespace) -> Iterator[Callable[[str], None]]:
+    """A bar of `total` units, or of how many it will be; call what it yields with the name of each one that is done."""
     from tqdm import tqdm
 
     silent = arguments.quiet or not sys.stderr.isatty()
