@@ -45,8 +45,8 @@ def tiny_checkpoint(made_once: MadeOnce) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bundle(made_once: MadeOnce, tiny_checkpoint: Path) -> Path:
     """The folder of its fp32 bundle, not built; do not write to it."""
+    from unipic2_edge.export.builtin_recipes import find_recipe
     from unipic2_edge.export.bundle_writer import write_bundle
-    from unipic2_edge.export.recipes import find_recipe
     from unipic2_edge.training.checkpoint import Checkpoint
 
     return made_once(

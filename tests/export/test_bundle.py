@@ -132,7 +132,7 @@ def test_a_graph_is_valid_and_portable(tiny_bundle: Path, name: str) -> None:
 def test_the_same_checkpoint_gives_the_same_bytes(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     write_bundle(Checkpoint.open(tiny_checkpoint), tmp_path / "again", find_recipe("fp32"), ("denoiser",))
     again, first = Bundle(tmp_path / "again").manifest, Bundle(tiny_bundle).manifest
-    assert len(again.files) == 8  # two graphs, one weights file, five for the host
+    assert len(again.files) == 9  # two graphs, one weights file, the recipe, five for the host
     assert again.files == {name: first.files[name] for name in again.files}
     assert again.source == first.source
 

@@ -48,7 +48,10 @@ def test_it_says_what_it_wrote(tiny_checkpoint: Path, tmp_path: Path, capsys: py
         (["{checkpoint}", "full"], "exists already and is not empty"),
         (["{checkpoint}", "bundle", "--recipe", "fp3"], "there is no export recipe 'fp3'"),
         (["{checkpoint}", "bundle", "--components", "denoiser,eyes"], "there is no component 'eyes'"),
-        (["{checkpoint}", "bundle", "--precision", "fp16"], "unrecognized arguments"),
+        (["{checkpoint}", "bundle", "--precision", "fp13"], "there is no precision 'fp13'"),
+        (["{checkpoint}", "bundle", "--recipe", "auto"], "--recipe auto and --budget go together"),
+        (["{checkpoint}", "bundle", "--recipe", "auto", "--budget", "much"], "'much' is no budget"),
+        (["{checkpoint}", "bundle", "--recipe", "int8", "--components", "vae"], "the gate makes whole pictures"),
         (["{checkpoint}"], "BUNDLE"),
     ],
 )

@@ -174,6 +174,21 @@ def bench_memory(arguments: argparse.Namespace) -> Report:
     return Report("memory", settings, results, ladder_table(rungs))
 
 
+def bench_recipes(arguments: argparse.Namespace) -> Report:
+    """Export recipes against fp32: points lost on the same prompts, drift, bytes, seconds, and who runs them."""
+    from unipic2_edge.training.checkpoint import Checkpoint
+
+    from .recipe_table import Settings as TableSettings
+    from .recipe_table import recipe_rows, row_record, table
+
+    settings = TableSettings(arguments.prompts, arguments.precision, arguments.threads)
+    checkpoint, names = Checkpoint.open(arguments.checkpoint), arguments.recipes.split(",")
+    with progress(None, "step", arguments) as advance:
+        rows = recipe_rows(checkpoint, names, settings, arguments.workdir, advance)
+    recorded: dict[str, object] = {"checkpoint": arguments.checkpoint.name, **asdict(settings)}
+    return Report("recipes", recorded, {"rows": [row_record(row) for row in rows]}, table(rows))
+
+
 def _assumption(text: str) -> tuple[str, str]:
     """Graph and amount of a text like "text_encoder_3=4.8GB"."""
     graph, equals, amount = text.partition("=")

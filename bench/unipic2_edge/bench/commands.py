@@ -1,4 +1,4 @@
-"""bench's commands: `demo`, and `bench quality|compare|startup|engines|memory`."""
+"""bench's commands: `demo`, and `bench quality|compare|startup|engines|memory|recipes`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,14 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
     memory.add_argument("--target", metavar="NAME", default="rtx-40")
     memory.add_argument("--budgets", metavar="GB,GB", default="24,16,12,8,6")
     memory.add_argument("--assume", metavar="GRAPH=AMOUNT", action="append", default=[], help="its weights, instead")
-    for kind in (quality, compare, startup, engines, memory):
+    recipes = kinds.add_parser("recipes", help="what each export recipe loses and saves")
+    recipes.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
+    recipes.add_argument("--recipes", metavar="NAME,NAME", default="int8,fp8,int4")
+    recipes.add_argument("--prompts", type=int, default=600, help="of each task (default: 600)")
+    recipes.add_argument("--precision", metavar="NAME", default="fp32", help="around what is quantised")
+    recipes.add_argument("--threads", type=int, metavar="K", help="CPU threads (default: one per core)")
+    recipes.add_argument("--workdir", metavar="DIR", type=Path, default=Path("recipe-bundles"))
+    for kind in (quality, compare, startup, engines, memory, recipes):
         kind.add_argument("-o", "--output", metavar="REPORT.json", type=Path, help="write the report here as well")
         add_common_arguments(kind)
     for kind in (quality, compare, startup):

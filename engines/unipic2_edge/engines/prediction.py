@@ -19,7 +19,7 @@ from .weights import graph_weights, weights_bytes
 #: Resident memory of the compiling process: a floor, two copies of the weights (the builder's and the plan's), and
 #: what each byte of the graph's file, a measure of its operators, costs the compiler.
 _PEAK_FLOOR, _PEAK_PER_WEIGHT, _PEAK_PER_GRAPH = 0.235e9, 2.0, 1250
-_SECONDS_FLOOR, _SECONDS_PER_WEIGHT, _SECONDS_PER_GRAPH = 0.4, 5e-9, 25e-6
+_SECONDS_FLOOR, _SECONDS_PER_WEIGHT, _SECONDS_PER_GRAPH = 0.4, 7e-9, 40e-6
 #: Code in a plan; it is the same for one card and for three (a card's own kernels are made when it is first run).
 _CODE, _CODE_PER_GRAPH = 1.5e6, 45
 _WORKSPACE = 8 * 2**20
@@ -75,7 +75,8 @@ def activation_bytes(bundle: Bundle, spec: EngineSpec) -> int:
     if spec.graph == "denoiser":
         rows, tokens, _ = largest["patches"]
         context, hidden = largest["context"][1:]
-        grows = 9.6 * rows * (tokens + context) * hidden
+        per_value = 12.3 if spec.capabilities == ("7.5",) else 9.6  # Turing's attention keeps more
+        grows = per_value * rows * (tokens + context) * hidden
     elif spec.graph == "modulation":
         rows, width = largest["pooled"][0], bundle.graph("modulation").outputs[0].shape[-1]
         grows = 1.04 * largest["timestep"][0] * rows * int(width)
