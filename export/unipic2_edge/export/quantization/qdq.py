@@ -9,25 +9,20 @@ that is not ONNX's is TensorRT's for blocks of activations in nvfp4 (`trt::TRT_F
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx_ir as ir
 import torch
-from onnx_ir.tensor_adapters import TorchTensor
 from torch import Tensor
 
 from ..weights import EXTERNAL_FROM
-from .fake import AttentionPlan, ComponentPlan
+from .fake import ComponentPlan
 from .formats import NVFP4_BLOCK
+from .graph_values import CODES, register, typed
 from .layers import LayerPlan, QuantizedLayer, quantize_layer
+from .qdq_attention import quantize_attention
 
-_CODES = {
-    "int8": ir.DataType.INT8,
-    "fp8": ir.DataType.FLOAT8E4M3FN,
-    "int4": ir.DataType.INT4,
-    "nvfp4": ir.DataType.FLOAT4E2M1,
-}
 #: The opset in which a format's operators appeared; the others' meanings do not change on the way.
 _OPSETS = {"int8": 20, "fp8": 20, "int4": 21, "nvfp4": 23}
 _IR_VERSIONS = {"nvfp4": 11}
@@ -47,9 +42,7 @@ def quantize_graph(model: ir.Model, plan: ComponentPlan) -> set[str]:
         if name in plan.layers:
             _LayerRewrite(model, node, plan.layers[name], latest).apply()
             found.add(name)
-    for products, name in _attention_products(model, plan.attention):
-        _quantize_attention(model, products, plan.attention[name])
-        found.add(name)
+    found |= quantize_attention(model, plan.attention)
     if found:
         _raise_versions(model, plan.formats)
     return found
@@ -157,8 +150,8 @@ class _LayerRewrite:
         factor = self._constant("inputs.scale", scale)
         if kind == "nvfp4":
             return self._dynamic_blocks(states, factor)
-        zero = self._constant("inputs.zero", torch.zeros((), dtype=torch.int8), _CODES[kind])
-        codes = self._node("QuantizeLinear", [states, factor, zero], states, "inputs.codes", _CODES[kind])
+        zero = self._constant("inputs.zero", torch.zeros((), dtype=torch.int8), CODES[kind])
+        codes = self._node("QuantizeLinear", [states, factor, zero], states, "inputs.codes", CODES[kind])
         return self._node("DequantizeLinear", [codes, factor, zero], states, "inputs.rounded")
 
     def _dynamic_blocks(self, states: ir.Value, factor: ir.Value) -> ir.Value:
@@ -181,7 +174,7 @@ class _LayerRewrite:
     def _weight(self) -> ir.Value:
         kind = self.plan.rule.weights or ""
         shape, block = (self.inputs, self.outputs), self.plan.block
-        codes = self._lazy("weight.codes", _CODES[kind], shape)
+        codes = self._lazy("weight.codes", CODES[kind], shape)
         if block is None:
             scales = self._lazy("weight.scales", self.carrier, (self.outputs,))
             return self._dequantize([codes, scales], shape, ir.AttrInt64("axis", 1))
@@ -245,102 +238,16 @@ class _LayerRewrite:
             return torch.from_numpy(np.asarray(stored.numpy(), dtype=np.float32))
 
         def made() -> ir.TensorProtocol:
-            return _typed(latest.tensor(plan, part, read), dtype, shape, name)
+            return typed(latest.tensor(plan, part, read), dtype, shape, name)
 
         name = self._name(part)
         return self._initializer(ir.LazyTensor(made, dtype, ir.Shape(shape), name=name))
 
     def _constant(self, part: str, tensor: Tensor, dtype: ir.DataType | None = None) -> ir.Value:
-        return self._initializer(_typed(tensor, dtype or self.carrier, tuple(tensor.shape), self._name(part)))
+        return self._initializer(typed(tensor, dtype or self.carrier, tuple(tensor.shape), self._name(part)))
 
     def _initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
-        return _register(self.model, tensor)
+        return register(self.model, tensor)
 
     def _name(self, part: str) -> str:
         return f"{self.plan.name}.{part}"
-
-
-def _typed(tensor: Tensor, dtype: ir.DataType, shape: tuple[int, ...], name: str) -> ir.TensorProtocol:
-    """A torch tensor as an ONNX tensor of a dtype that torch may not have."""
-    if dtype in (ir.DataType.INT4, ir.DataType.FLOAT4E2M1):
-        return ir.PackedTensor(_packed(tensor), dtype, shape=ir.Shape(shape), name=name)
-    if dtype == ir.DataType.FLOAT8E4M3FN:
-        return TorchTensor(tensor if tensor.is_floating_point() else tensor.view(torch.float8_e4m3fn), name=name)
-    return TorchTensor(tensor, name=name)
-
-
-def _packed(codes: Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    """4-bit codes two to a byte, the first in the lower half (ONNX)."""
-    nibbles = codes.reshape(-1).view(torch.uint8) & 15
-    if nibbles.numel() % 2:
-        nibbles = torch.cat([nibbles, nibbles.new_zeros(1)])
-    return (nibbles[0::2] | nibbles[1::2] << 4).numpy()
-
-
-def _attention_products(
-    model: ir.Model, plans: Mapping[str, AttentionPlan]
-) -> Iterator[tuple[tuple[ir.Node, ir.Node], str]]:
-    """The two products of every planned attention, q·kᵀ and p·v, found in the order in which a block has them."""
-    prefix = f"{model.graph.name}."
-    places: dict[str, list[str]] = {}
-    for name in plans:
-        if name.startswith(prefix):
-            places.setdefault(name.split(".attn")[0], []).append(name)
-    for place, names in places.items():
-        path = place.removeprefix(prefix) + "."
-        products = [node for node in model.graph if _is_attention(node, model) and (node.name or "").startswith(path)]
-        if len(products) != 2 * len(names):
-            raise RuntimeError(f"{place} has {len(products)} products of activations")  # a bug, not a user's mistake
-        for index, name in enumerate(sorted(names)):
-            yield (products[2 * index], products[2 * index + 1]), name
-
-
-def _is_attention(node: ir.Node, model: ir.Model) -> bool:
-    """A product of two activations; those of low-rank branches and layers have an initialiser or a Dequantize."""
-    if node.op_type != "MatMul" or node.inputs[1] is None:
-        return False
-    right = node.inputs[1]
-    maker = right.producer()
-    return (
-        (right.name or "") not in model.graph.initializers and maker is not None and maker.op_type != "DequantizeLinear"
-    )
-
-
-def _quantize_attention(model: ir.Model, products: tuple[ir.Node, ir.Node], plan: AttentionPlan) -> None:
-    """Round all four inputs of both products."""
-    scores, mixing = products
-    places = ((scores, 0, "query"), (scores, 1, "key"), (mixing, 0, "probabilities"), (mixing, 1, "value"))
-    for (node, index, part), scale in zip(places, plan.scales, strict=True):
-        source = node.inputs[index]
-        if source is None or source.dtype is None:
-            raise RuntimeError(f"{plan.name} lacks its {part}")  # a bug, not a user's mistake
-        node.replace_input_with(index, _rounded(model, node, source, scale, f"{plan.name}.{part}"))
-
-
-def _rounded(model: ir.Model, before: ir.Node, source: ir.Value, scale: Tensor, name: str) -> ir.Value:
-    """A value rounded to fp8 and back."""
-    kind = _CODES["fp8"]
-    factor = _register(model, TorchTensor(scale, name=f"{name}.scale"))
-    zero = _register(model, _typed(torch.zeros((), dtype=torch.int8), kind, (), f"{name}.zero"))
-    codes = _insert(model, before, "QuantizeLinear", [source, factor, zero], f"{name}.codes", kind)
-    codes.shape = source.shape
-    rounded = _insert(model, before, "DequantizeLinear", [codes, factor, zero], f"{name}.rounded", source.dtype)
-    rounded.shape = source.shape
-    return rounded
-
-
-def _insert(
-    model: ir.Model, before: ir.Node, operator: str, inputs: list[ir.Value], name: str, dtype: ir.DataType | None
-) -> ir.Value:
-    node = ir.Node("", operator, inputs, name=name)
-    node.outputs[0].name = name
-    node.outputs[0].type = None if dtype is None else ir.TensorType(dtype)
-    model.graph.insert_before(before, node)
-    return node.outputs[0]
-
-
-def _register(model: ir.Model, tensor: ir.TensorProtocol) -> ir.Value:
-    shape, kind = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
-    value = ir.Value(name=tensor.name, shape=shape, type=kind, const_value=tensor)
-    model.graph.register_initializer(value)
-    return value
