@@ -1,0 +1,158 @@
+"""The OpenVINO adapter: a graph on the processor, from the engine that `build` made of it.
+
+An engine is a zip of OpenVINO's form of the graph, in which the bundle's weights are inputs:
+
+    graph.xml       the operators (OpenVINO IR)
+    constants.bin   the constants that the graph itself brought along: axes, shapes, a few scalars
+    weights.json    input → [offset, length] in the component's weights file, in bytes
+
+Those inputs become constants again here, which point into the verified, mapped weights file: nothing is copied or
+stored twice, and OpenVINO opens no file at all. What is left for opening is laying the weights out for this
+processor, so an engine serves any of them.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import zipfile
+from functools import cache
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from .bundle import Bundle
+from .engine import AGAIN, Engine, read_engine_bytes
+from .errors import BundleError, MissingDependencyError, WorkError
+from .session import Array, Arrays, check_inputs
+
+#: The parts of an engine's file.
+GRAPH, CONSTANTS, WEIGHTS = "graph.xml", "constants.bin", "weights.json"
+
+Places = dict[str, tuple[int, int]]
+
+
+class OpenVINOSession:
+    """A graph on OpenVINO's CPU plugin. Calls from several threads run one after another.
+
+    Args:
+        bundle: the opened bundle.
+        engine: the graph's engine.
+        threads: threads inside one operator; None lets OpenVINO take one per physical core.
+
+    Raises:
+        MissingDependencyError: openvino is not installed.
+        BundleError: the engine or its weights are missing or damaged.
+        WorkError: OpenVINO refuses the graph.
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine, threads: int | None = None) -> None:
+        library = import_openvino()
+        name = engine.spec.graph
+        self.graph = bundle.graph(name)
+        xml, constants, places = _unpack(read_engine_bytes(bundle, engine), name)
+        self._weights = np.memmap(bundle.weights(name), np.uint8, "r")
+        properties = _properties(str(engine.spec.settings.get("inference_precision", "f32")), threads)
+        try:
+            model = core().read_model(xml, library.Tensor(constants))
+            _bind(library, model, places, self._weights, {spec.name for spec in self.graph.inputs})
+            compiled = core().compile_model(model, "CPU", properties)
+            self._outputs = {spec.name: compiled.output(spec.name) for spec in self.graph.outputs}
+            self._request: Any = compiled.create_infer_request()
+        except RuntimeError as error:
+            raise WorkError(
+                f"OpenVINO could not open {name}: {what_it_said(error)}",
+                "build with --backend onnxruntime, or see `unipic2-edge doctor`",
+            ) from error
+        self._lock = threading.Lock()
+
+    def run(self, inputs: Arrays) -> dict[str, Array]:
+        """Compute the graph's outputs from its inputs (see `Session.run`)."""
+        check_inputs(self.graph, inputs)
+        with self._lock:
+            try:
+                values = self._request.infer(dict(inputs), share_inputs=True)
+            except RuntimeError as error:
+                raise WorkError(
+                    f"OpenVINO failed in {self.graph.file}: {what_it_said(error)}",
+                    "a smaller picture or fewer pictures at once need less memory",
+                ) from error
+            return {name: values[output] for name, output in self._outputs.items()}
+
+    def close(self) -> None:
+        """Give its memory back."""
+        self._request, self._outputs = None, {}
+        del self._weights
+
+
+def import_openvino() -> Any:
+    """The openvino module.
+
+    Raises:
+        MissingDependencyError: not installed, or its libraries do not load.
+    """
+    try:
+        import openvino
+    except (ImportError, OSError) as error:
+        raise MissingDependencyError(
+            "OpenVINO is not installed", 'install it with: pip install "unipic2-edge[openvino]"'
+        ) from error
+    return openvino
+
+
+@cache
+def core() -> Any:
+    """OpenVINO's front door, one for the process."""
+    return import_openvino().Core()
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 by itself (AMX or AVX512-BF16)."""
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def what_it_said(error: Exception) -> str:
+    """The sentence in an OpenVINO message: it stands below the places in its sources where it was raised."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
+    return said[0] if said else type(error).__name__
+
+
+def _properties(precision: str, threads: int | None) -> dict[str, Any]:
+    """One stream that is done soon; its threads go where the system puts them, since others may be at work too."""
+    properties: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": precision,
+        "ENABLE_CPU_PINNING": False,
+    }
+    return properties if threads is None else properties | {"INFERENCE_NUM_THREADS": threads}
+
+
+def _unpack(data: bytes, name: str) -> tuple[bytes, Array, Places]:
+    """An engine's graph, constants and places of weights.
+
+    Raises:
+        BundleError: it is no engine of OpenVINO's.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as parts:
+            places = msgspec.json.decode(parts.read(WEIGHTS), type=Places)
+            return parts.read(GRAPH), np.frombuffer(parts.read(CONSTANTS), np.uint8), places
+    except (zipfile.BadZipFile, KeyError, msgspec.MsgspecError) as error:
+        raise BundleError(f"the engine of {name} is damaged: {error}", AGAIN) from error
+
+
+def _bind(library: Any, model: Any, places: Places, weights: Array, inputs: set[str]) -> None:
+    """Put constants that point into the weights file in the place of a graph's weight inputs."""
+    for parameter in model.get_parameters():
+        name = parameter.friendly_name
+        if name in inputs:
+            continue
+        offset, length = places.get(name, (0, 0))
+        data = weights[offset : offset + length]
+        tensor = library.Tensor(data, parameter.get_output_shape(0), parameter.get_element_type())
+        constant = library.op.Constant(tensor, shared_memory=True)
+        constant.set_friendly_name(name)
+        parameter.output(0).replace(constant.output(0))
+        model.remove_parameter(parameter)
