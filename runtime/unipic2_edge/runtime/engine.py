@@ -109,7 +109,7 @@ class TargetEngines(Record, frozen=True):
 
     target: str
     engines: dict[str, str]
-    contests: dict[str, Contest] = {}
+    contests: dict[str, Contest] = msgspec.field(default_factory=dict)
 
 
 _Read = TypeVar("_Read", bound=Record)

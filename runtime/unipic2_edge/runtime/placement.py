@@ -154,7 +154,8 @@ def _place_on_processor(
     Raises:
         BundleError: a record is damaged.
     """
-    record, choices = read_target(bundle, "cpu"), {}
+    record = read_target(bundle, "cpu")
+    choices: dict[str, Choice] = {}
     engines = [read_engine(bundle, name) for name in record.engines.values()] if record is not None else []
     for engine in (engine for engine in engines if engine.spec.backend == "openvino"):
         picked = pick_openvino(engine, (libraries or _processor_libraries)().get("openvino", Library(None)))
