@@ -14,6 +14,7 @@ processor, so an engine serves any of them.
 from __future__ import annotations
 
 import io
+import logging
 import threading
 import zipfile
 from functools import cache
@@ -27,8 +28,13 @@ from .engine import AGAIN, Engine, read_engine_bytes
 from .errors import BundleError, MissingDependencyError, WorkError
 from .session import Array, Arrays, check_inputs
 
+logger = logging.getLogger(__name__)
+
 #: The parts of an engine's file.
 GRAPH, CONSTANTS, WEIGHTS = "graph.xml", "constants.bin", "weights.json"
+
+#: Stands in graphs whose activations are quantised.
+_QUANTISED = b'type="FakeQuantize"'
 
 Places = dict[str, tuple[int, int]]
 
@@ -54,6 +60,9 @@ class OpenVINOSession:
         xml, constants, places = _unpack(read_engine_bytes(bundle, engine), name)
         self._weights = np.memmap(bundle.weights(name), np.uint8, "r")
         properties = _properties(str(engine.spec.settings.get("inference_precision", "f32")), threads)
+        if _QUANTISED in xml and saturates():
+            logger.info("8-bit products saturate on this processor: %s computes them in float32", name)
+            properties["LP_TRANSFORMS_MODE"] = "NO"
         try:
             model = core().read_model(xml, library.Tensor(constants))
             _bind(library, model, places, self._weights, {spec.name for spec in self.graph.inputs})
@@ -112,11 +121,32 @@ def has_bfloat16() -> bool:
     return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+@cache
+def saturates() -> bool:
+    """Whether this processor's products of 8-bit numbers overflow, found by trying one.
+
+    x86 without VNNI adds pairs of products in 16 bits (`vpmaddubsw`): with weights and activations near their
+    largest, sums are silently cut off, by a tenth of the result for random ones.
+    """
+    library = import_openvino()
+    ops, largest, length = library.opset13, 127, 256
+    x = ops.parameter([1, length], np.float32)
+    bounds = [ops.constant(np.float32(bound)) for bound in (-128, 127, -128, 127)]
+    weights = ops.convert(ops.constant(np.full((length, 64), largest, np.int8)), np.float32)
+    scaled = ops.multiply(weights, ops.constant(np.full((1, 64), 0.5, np.float32)))
+    product = ops.matmul(ops.fake_quantize(x, *bounds, 256), scaled, False, False)
+    compiled = core().compile_model(library.Model([product], [x]), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = compiled.create_infer_request().infer({0: np.full((1, length), largest, np.float32)})[0]
+    return not np.allclose(found, 0.5 * length * largest * largest, rtol=1e-3)
+
+
 def what_it_said(error: Exception) -> str:
     """The sentence in an OpenVINO message: it stands below the places in its sources where it was raised."""
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
-    return said[0] if said else type(error).__name__
+    if not said:
+        return type(error).__name__
+    return " ".join(said[:2]) if said[0].endswith(":") else said[0]
 
 
 def _properties(precision: str, threads: int | None) -> dict[str, Any]:
