@@ -18,6 +18,7 @@ import logging
 import threading
 import zipfile
 from functools import cache
+from math import prod
 from typing import Any
 
 import msgspec
@@ -141,12 +142,11 @@ def saturates() -> bool:
 
 
 def what_it_said(error: Exception) -> str:
-    """The sentence in an OpenVINO message: it stands below the places in its sources where it was raised."""
+    """The sentence in an OpenVINO message: it stands among the places in its sources where it was raised."""
     lines = [line.strip() for line in str(error).splitlines()]
-    said = [line for line in lines if line and not line.startswith(("Exception from ", "Check '"))]
-    if not said:
-        return type(error).__name__
-    return " ".join(said[:2]) if said[0].endswith(":") else said[0]
+    said = [line for line in lines if line and not line.startswith("Exception from ") and " failed at " not in line]
+    reasons = [line.removeprefix("-- ") for line in said if line.startswith("-- ")]  # in a summary of several
+    return next(iter(reasons + said), type(error).__name__)
 
 
 def _properties(precision: str, threads: int | None) -> dict[str, Any]:
@@ -174,15 +174,26 @@ def _unpack(data: bytes, name: str) -> tuple[bytes, Array, Places]:
 
 
 def _bind(library: Any, model: Any, places: Places, weights: Array, inputs: set[str]) -> None:
-    """Put constants that point into the weights file in the place of a graph's weight inputs."""
+    """Put constants that point into the weights file in the place of a graph's weight inputs.
+
+    Raises:
+        BundleError: the engine does not say where they lie, or not as many bytes as they have.
+    """
     for parameter in model.get_parameters():
         name = parameter.friendly_name
         if name in inputs:
             continue
         offset, length = places.get(name, (0, 0))
-        data = weights[offset : offset + length]
-        tensor = library.Tensor(data, parameter.get_output_shape(0), parameter.get_element_type())
+        shape, kind = parameter.get_output_shape(0), parameter.get_element_type()
+        if not 0 <= offset <= offset + length <= weights.size or length != _stored_bytes(shape, kind):
+            raise BundleError(f"the engine is damaged: it has no place for the weights {name}", AGAIN)
+        tensor = library.Tensor(weights[offset : offset + length], shape, kind)
         constant = library.op.Constant(tensor, shared_memory=True)
         constant.set_friendly_name(name)
         parameter.output(0).replace(constant.output(0))
         model.remove_parameter(parameter)
+
+
+def _stored_bytes(shape: Any, kind: Any) -> int:
+    """The bytes of a tensor of a shape and an OpenVINO type; 4-bit numbers lie two in a byte."""
+    return (prod(shape) * kind.bitwidth + 7) // 8
