@@ -196,4 +196,4 @@ def _bind(library: Any, model: Any, places: Places, weights: Array, inputs: set[
 
 def _stored_bytes(shape: Any, kind: Any) -> int:
     """The bytes of a tensor of a shape and an OpenVINO type; 4-bit numbers lie two in a byte."""
-    return (prod(shape) * kind.bitwidth + 7) // 8
+    return (int(prod(shape)) * int(kind.bitwidth) + 7) // 8
