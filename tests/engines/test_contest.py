@@ -9,10 +9,14 @@ from unipic2_edge.engines import contest as contest_module
 from unipic2_edge.engines.build import Built, build_targets
 from unipic2_edge.engines.contest import decide, example_inputs, hold_contest
 from unipic2_edge.engines.engine_set import Options
+from unipic2_edge.engines.openvino import OpenVINOCompiler
 from unipic2_edge.engines.sizes import default_sizes, profile_of
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.engine import STORE, Contest, read_target, stored_engines
+from unipic2_edge.runtime.errors import WorkError
+from unipic2_edge.runtime.onnx_session import OnnxRuntimeSession
 from unipic2_edge.runtime.opening import open_session
+from unipic2_edge.runtime.openvino_session import OpenVINOSession
 
 from .conftest import build_for
 
@@ -86,6 +90,42 @@ def test_a_backend_that_is_asked_for_ends_the_contest(bundle: Bundle) -> None:
     assert {engine.spec.backend for engine in stored_engines(bundle)} == {"openvino"}
 
 
+def test_a_graph_that_only_the_first_backend_compiles_is_served_by_it(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise WorkError("OpenVINO could not compile it")
+
+    monkeypatch.setattr(OpenVINOCompiler, "compile", refuse)
+    built = _build(bundle)
+    assert [(made.engine.spec.backend, made.contest) for made in built] == [("onnxruntime", None)] * 2
+    assert "openvino: OpenVINO could not compile it" in caplog.text
+
+
+def test_a_graph_that_only_the_first_backend_runs_is_served_by_it(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise WorkError("OpenVINO failed in it")
+
+    monkeypatch.setattr(OpenVINOSession, "run", refuse)
+    for made in _build(bundle):
+        assert made.engine.spec.backend == "onnxruntime"
+        assert made.contest is not None
+        assert list(made.contest.seconds) == [made.engine.spec.name]
+    assert "openvino: OpenVINO failed in it" in caplog.text
+
+
+def test_what_the_first_backend_refuses_is_an_error(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise WorkError("ONNX Runtime failed in it")
+
+    monkeypatch.setattr(OnnxRuntimeSession, "run", refuse)
+    with pytest.raises(WorkError, match="ONNX Runtime failed"):
+        _build(bundle)
+    assert read_target(bundle, "cpu") is None
+
+
 def test_the_first_backend_stays_unless_another_saves_a_part_of_a_picture(bundle: Bundle) -> None:
     steps = 10
     defaults = {
@@ -93,7 +133,7 @@ def test_the_first_backend_stays_unless_another_saves_a_part_of_a_picture(bundle
         for name, task in bundle.manifest.defaults.items()
     }
     bundle.manifest.defaults.update(defaults)
-    chosen = decide(bundle, _contests(denoiser=(0.1, 0.08), text_encoder=(0.01, 0.001), vae_decoder=(0.1, 0.06)))
+    chosen = decide(bundle, _contests(denoiser=(0.1, 0.08), text_encoder=(0.01, 0.001), vae_decoder=(0.3, 0.1)))
     assert chosen == {"denoiser": "denoiser-b", "text_encoder": "text_encoder-a", "vae_decoder": "vae_decoder-b"}
     assert decide(bundle, _contests(denoiser=(0.1, 0.099)))["denoiser"] == "denoiser-a"
     assert decide(bundle, _contests(denoiser=(0.1, 0.2)))["denoiser"] == "denoiser-a"

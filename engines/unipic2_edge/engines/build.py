@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.engine import Contest, Engine
+from unipic2_edge.runtime.errors import WorkError
 
 from .compiler import find_compiler
 from .engine_set import Job, Options, engine_set
@@ -14,6 +16,8 @@ from .sizes import default_sizes
 from .store import Store
 from .targets import targets_of
 from .worker import compile_graph
+
+logger = logging.getLogger(__name__)
 
 #: Called with the job, the phase the compiler is in and how much of it is done; the share is 1 when it is over.
 Report = Callable[[Job, str, float], None]
@@ -48,7 +52,7 @@ def build(bundle: Bundle, jobs: Sequence[Job], report: Report = lambda job, phas
     """
     store = Store(bundle)
     with store.changing():
-        built = _decided(bundle, jobs, [_built(store, bundle, job, report) for job in jobs])
+        built = _decided(bundle, _all_built(store, bundle, jobs, report))
         for target in dict.fromkeys(target for job in jobs for target in job.targets):
             mine = {made.engine.spec.graph: made for made in built if target in made.targets}
             contests = {graph: made.contest for graph, made in mine.items() if made.contest is not None}
@@ -67,6 +71,19 @@ def build_targets(bundle: Bundle, names: str, options: Options | None = None) ->
     return build(bundle, engine_set(bundle, targets_of(names), wanted))
 
 
+def _all_built(store: Store, bundle: Bundle, jobs: Sequence[Job], report: Report) -> list[tuple[Job, Built]]:
+    """Every job and its engine; a further backend that refuses a graph is left out, the first one serves it."""
+    pairs: list[tuple[Job, Built]] = []
+    for job in jobs:
+        try:
+            pairs.append((job, _built(store, bundle, job, report)))
+        except WorkError as error:
+            if all((job.spec.graph, job.targets) != (other.spec.graph, other.targets) for other, _ in pairs):
+                raise
+            logger.warning("%s: %s", job.spec.backend, error.problem)
+    return pairs
+
+
 def _built(store: Store, bundle: Bundle, job: Job, report: Report) -> Built:
     standing = store.find(job.spec)
     if standing is None:
@@ -81,13 +98,13 @@ def _built(store: Store, bundle: Bundle, job: Job, report: Report) -> Built:
     return Built(engine, job.targets, cached=standing is not None)
 
 
-def _decided(bundle: Bundle, jobs: Sequence[Job], built: Sequence[Built]) -> list[Built]:
+def _decided(bundle: Bundle, pairs: Sequence[tuple[Job, Built]]) -> list[Built]:
     """One engine of each graph and its targets: where there are more, the one that a contest decides for."""
     groups: dict[tuple[str, tuple[str, ...]], list[tuple[Job, Built]]] = {}
-    for job, made in zip(jobs, built, strict=True):
+    for job, made in pairs:
         groups.setdefault((job.spec.graph, job.targets), []).append((job, made))
-    if len(groups) == len(jobs):
-        return list(built)
+    if len(groups) == len(pairs):
+        return [made for _, made in pairs]
     from .contest import decide
 
     contests = {group[0][0].spec.graph: _contest(bundle, group) for group in groups.values() if len(group) > 1}

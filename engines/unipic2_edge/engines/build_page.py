@@ -73,7 +73,7 @@ def built_page(bundle: Bundle, built: Sequence[Built]) -> Outcome:
 def _measured(made: Built) -> dict[str, float]:
     """Backend → seconds of a run, where engines competed."""
     seconds = {} if made.contest is None else made.contest.seconds
-    return {engine.spec.backend: seconds[engine.spec.name] for engine in made.rivals}
+    return {engine.spec.backend: seconds[engine.spec.name] for engine in made.rivals if engine.spec.name in seconds}
 
 
 def _contest_line(made: Built) -> str:
