@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -117,9 +119,27 @@ def write_small_bundle(folder: Path, precision: str = "float32") -> Bundle:
     return Bundle(folder)
 
 
-def build_for(bundle: Bundle, targets: str, threads: int | None = None) -> list[Built]:
-    """Build for targets with the default sizes, as `unipic2-edge build` does."""
-    return build_targets(bundle, targets, Options(sizes=default_sizes(bundle.manifest), threads=threads))
+def build_for(
+    bundle: Bundle, targets: str, threads: int | None = None, backend: str | None = None, **changes: str
+) -> list[Built]:
+    """Build for targets with the default sizes, as `unipic2-edge build` does; on processors through one backend."""
+    chosen = backend or ("onnxruntime" if targets == "cpu" else None)
+    options = Options(sizes=default_sizes(bundle.manifest), threads=threads, backend=chosen, **changes)  # type: ignore[arg-type]
+    return build_targets(bundle, targets, options)
+
+
+def replace_graph(bundle: Bundle, graph: str, model: bytes, weights: bytes | None = None, **component: str) -> Bundle:
+    """The bundle with another graph, other weights for it, other words about its component; opened again."""
+    files = dict(bundle.manifest.files)
+    spec, components = bundle.graph(graph), dict(bundle.manifest.components)
+    standing = components[spec.component]
+    components[spec.component] = msgspec.structs.replace(standing, **component)
+    for relative, data in ((spec.file, model), (standing.weights, weights)):
+        if data is not None:
+            (bundle.folder / relative).write_bytes(data)
+            files[relative] = FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+    write_manifest(bundle.folder, msgspec.structs.replace(bundle.manifest, files=files, components=components))
+    return Bundle(bundle.folder)
 
 
 def flip(path: Path, position: int) -> None:

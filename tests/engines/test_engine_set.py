@@ -23,6 +23,7 @@ PRECISIONS = ("float32", "float16", "bfloat16", "int8", "fp8", "int4", "nvfp4")
 #: (target, backend) → what runs; everything else must be refused. Measured where a compiler is at hand.
 RUNS = {
     ("cpu", "onnxruntime"): {"float32"},
+    ("cpu", "openvino"): {"float32", "float16", "bfloat16", "int8", "int4"},
     ("rtx-20", "tensorrt_rtx"): {"float16", "int8"},
     ("rtx-30", "tensorrt_rtx"): {"float32", "float16", "bfloat16", "int8", "int4"},
     ("a100", "tensorrt_rtx"): {"float32", "float16", "bfloat16", "int8", "int4"},
@@ -33,7 +34,7 @@ RUNS = {
     ("dgx-spark", "tensorrt"): set(PRECISIONS),
     ("h100", "tensorrt"): {"float32", "float16", "bfloat16", "int8", "int4", "fp8"},
 }
-MATRIX = [(*where, precision) for where in RUNS for precision in PRECISIONS]  # 70 cases
+MATRIX = [(*where, precision) for where in RUNS for precision in PRECISIONS]  # 77 cases
 
 
 @pytest.mark.parametrize(("target", "backend", "precision"), MATRIX)
@@ -61,7 +62,7 @@ def test_every_pair_runs_or_is_refused_with_the_nearest_that_does(target: str, b
         ("rtx-40", "nvfp4", "int4"),
         ("rtx-30", "nvfp4", "int4"),
         ("rtx-20", "float32", "float16"),
-        ("cpu", "fp8", "float32"),
+        ("cpu", "fp8", "int8"),
     ],
 )
 def test_the_nearest_possible_precision(target: str, precision: str, nearest: str) -> None:

@@ -27,7 +27,7 @@ def test_every_target_says_what_serves_it_and_where_that_is_from() -> None:
     for name, target in TARGETS.items():
         assert target.name == name
         assert target.source
-        assert set(target.backends) <= {"onnxruntime", "tensorrt", "tensorrt_rtx"}
+        assert set(target.backends) <= {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"}
         assert set(target.platforms) <= set(PLATFORMS)
         for backend in target.backends:
             assert set(target.precisions_of(backend)) <= set(target.precisions)
@@ -87,17 +87,33 @@ def test_build_reports_engines_and_then_the_hit(bundle: Bundle, capsys: pytest.C
         assert isinstance(made, list)
         assert [engine["cached"] for engine in made] == [cached, cached]
         assert [engine["graph"] for engine in made] == ["line", "picture"]
-        assert {engine["backend"] for engine in made} == {"onnxruntime"}
+        for engine in made:
+            assert set(engine["measured_seconds"]) == {"onnxruntime", "openvino"}
+            assert engine["backend"] in engine["measured_seconds"]
 
 
-@pytest.mark.parametrize("target", ["cpu", "rtx-30,rtx-40"])
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_build_takes_the_backend_that_is_asked_for(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str], backend: str
+) -> None:
+    assert main(["build", str(bundle.folder), "--target", "cpu", "--backend", backend, "--json"]) == 0
+    made = _document(capsys)["engines"]
+    assert isinstance(made, list)
+    assert [(engine["backend"], engine["measured_seconds"]) for engine in made] == [(backend, {})] * 2
+
+
+@pytest.mark.parametrize(
+    ("target", "through"), [("cpu", ["onnxruntime", "openvino"]), ("rtx-30,rtx-40", ["tensorrt_rtx"])]
+)
 def test_a_dry_run_says_what_it_would_take_and_builds_nothing(
-    bundle: Bundle, capsys: pytest.CaptureFixture[str], target: str
+    bundle: Bundle, capsys: pytest.CaptureFixture[str], target: str, through: list[str]
 ) -> None:
     assert main(["build", str(bundle.folder), "--target", target, "--dry-run", "--json"]) == 0
     engines = _document(capsys)["engines"]
     assert isinstance(engines, list)
-    assert [engine["graph"] for engine in engines] == ["line", "picture"]
+    assert [(engine["graph"], engine["backend"]) for engine in engines] == [
+        (graph, backend) for graph in ("line", "picture") for backend in through
+    ]
     for engine in engines:
         assert engine["targets"] == target.split(",")
         assert engine["build_seconds"] > 0
@@ -121,6 +137,7 @@ def test_a_dry_run_says_what_it_would_take_and_builds_nothing(
         (["--target", "rtx-40", "--platform", "solaris"], "there is no platform 'solaris'"),
         (["--target", "rtx-40", "--platform", "linux-aarch64"], "does not run on linux-aarch64"),
         (["--target", "rtx-40", "--backend", "onnxruntime"], "onnxruntime does not serve rtx-40"),
+        (["--target", "rtx-40", "--backend", "openvino"], "openvino does not serve rtx-40"),
         (["--target", "jetson-orin"], "jetson-orin"),
         ([], "--target"),
     ],

@@ -64,6 +64,7 @@ def test_a_bundle_says_what_it_lost(tiny_checkpoint: Path, tmp_path: Path) -> No
     assert engine.velocity is not None
     assert 0 < fake.velocity < 0.2
     assert onnx.velocity == pytest.approx(fake.velocity, rel=0.3)
+    assert engine.velocity == pytest.approx(onnx.velocity, rel=0.3)  # nothing saturates
     assert len(onnx.velocity_by_step) == 2
     assert onnx.pictures is not None
     assert onnx.pictures.psnr > 20

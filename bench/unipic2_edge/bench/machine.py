@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_LIBRARIES = ("unipic2-edge", "numpy", "onnxruntime", "torch", "diffusers", "transformers")
+_LIBRARIES = ("unipic2-edge", "numpy", "onnxruntime", "openvino", "torch", "diffusers", "transformers")
 
 
 def machine() -> dict[str, object]:

@@ -11,12 +11,13 @@ from unipic2_edge.runtime.cli import Outcome
 from unipic2_edge.runtime.device import system_memory
 
 from .build import Built, build
+from .contest import WORTH
 from .engine_set import Job
 from .prediction import Prediction, predict
 from .table import aligned
 
 _MB = 1e6
-_HEAD = ("graph", "precision", "for", "engine", "on the device")
+_HEAD = ("graph", "precision", "for", "through", "engine", "on the device")
 
 
 def watched_build(bundle: Bundle, jobs: Sequence[Job], arguments: argparse.Namespace) -> list[Built]:
@@ -36,14 +37,13 @@ def watched_build(bundle: Bundle, jobs: Sequence[Job], arguments: argparse.Names
         return build(bundle, jobs, report)
 
 
+_RULE = f"(another backend than the first takes a graph over where it saves {WORTH:.0%} of a picture)"
 _BAR = "{percentage:3.0f}%|{bar:30}| {elapsed} {postfix}"
 
 
 def built_page(bundle: Bundle, built: Sequence[Built]) -> Outcome:
     """The engines that now stand, and what they are."""
-    rows: list[tuple[str, ...]] = [
-        ("graph", "precision", "for", "engine", "on the device", "compiled in", "peak memory")
-    ]
+    rows: list[tuple[str, ...]] = [(*_HEAD, "compiled in", "peak memory")]
     rows += [_built_row(made) for made in built]
     results = [
         {
@@ -61,10 +61,25 @@ def built_page(bundle: Bundle, built: Sequence[Built]) -> Outcome:
             "build_seconds": made.engine.build_seconds,
             "build_peak_bytes": made.engine.build_peak_bytes,
             "settings": made.engine.spec.settings,
+            "measured_seconds": _measured(made),
         }
         for made in built
     ]
-    return Outcome({"bundle": str(bundle.folder), "engines": results}, aligned(rows))
+    contests = [_contest_line(made) for made in built if made.contest is not None]
+    lines = [*aligned(rows), *contests, *([_RULE] if contests else [])]
+    return Outcome({"bundle": str(bundle.folder), "engines": results}, lines)
+
+
+def _measured(made: Built) -> dict[str, float]:
+    """Backend → seconds of a run, where engines competed."""
+    seconds = {} if made.contest is None else made.contest.seconds
+    return {engine.spec.backend: seconds[engine.spec.name] for engine in made.rivals if engine.spec.name in seconds}
+
+
+def _contest_line(made: Built) -> str:
+    """What was measured, and who serves: "denoiser: onnxruntime 12.3 ms, openvino 14.1 ms → onnxruntime"."""
+    taken = ", ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in _measured(made).items())
+    return f"{made.engine.spec.graph}: {taken} → {made.engine.spec.backend}"
 
 
 def _built_row(made: Built) -> tuple[str, ...]:
@@ -73,7 +88,8 @@ def _built_row(made: Built) -> tuple[str, ...]:
     took = "already built" if made.cached else f"{engine.build_seconds:.1f} s"
     peak = f"{engine.build_peak_bytes / 2**30:.2f} GiB" if engine.build_peak_bytes and not made.cached else ""
     size = f"{engine.bytes / _MB:.2f} MB"
-    return engine.spec.graph, engine.spec.precision, ", ".join(made.targets), size, device, took, peak
+    spec, served = engine.spec, ", ".join(made.targets)
+    return spec.graph, spec.precision, served, spec.backend, size, device, took, peak
 
 
 def _sum(weights: int, activation: int | None) -> str:
@@ -83,9 +99,7 @@ def _sum(weights: int, activation: int | None) -> str:
 def dry_run_page(bundle: Bundle, jobs: Sequence[Job]) -> Outcome:
     """What a build would take; builds nothing."""
     predictions = [predict(bundle, job) for job in jobs]
-    rows: list[tuple[str, ...]] = [
-        ("graph", "precision", "for", "engine", "on the device", "compiles in", "peak memory")
-    ]
+    rows: list[tuple[str, ...]] = [(*_HEAD, "compiles in", "peak memory")]
     rows += [_predicted_row(job, prediction) for job, prediction in zip(jobs, predictions, strict=True)]
     results = [
         {
@@ -111,6 +125,7 @@ def _predicted_row(job: Job, prediction: Prediction) -> tuple[str, ...]:
         job.spec.graph,
         job.spec.precision,
         ", ".join(job.targets),
+        job.spec.backend,
         f"~{prediction.engine_bytes / _MB:.2f} MB",
         device,
         f"~{prediction.build_seconds:.1f} s",

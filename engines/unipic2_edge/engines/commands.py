@@ -27,11 +27,19 @@ def build_arguments(parser: argparse.ArgumentParser) -> None:
     sizes.add_argument("--tasks", metavar="A[,B]", help="generate, edit (default: both)")
     sizes.add_argument("--images", type=int, metavar="N", help="pictures at once, at most")
     parser.add_argument(
-        "--backend", choices=("tensorrt_rtx", "tensorrt", "onnxruntime"), help="default: the target's first"
+        "--backend",
+        choices=("tensorrt_rtx", "tensorrt", "onnxruntime", "openvino"),
+        help="default: the target's first; for cpu the faster of those that are installed",
     )
     parser.add_argument("--platform", metavar="P", help="linux-x86_64, windows-x86_64, … (default: this machine's)")
     parser.add_argument("--weight-streaming", action="store_true", help="plans may run with weights in host memory")
-    parser.add_argument("--threads", type=int, metavar="K", help="CPU threads of the cpu target while building")
+    parser.add_argument("--threads", type=int, metavar="K", help="CPU threads of the cpu target")
+    parser.add_argument(
+        "--inference-precision",
+        choices=("f32", "bf16"),
+        default="f32",
+        help="what openvino multiplies in; bf16 needs AMX or AVX512-BF16",
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would be built and what it takes; build nothing"
     )
@@ -90,6 +98,7 @@ def _options(bundle: Bundle, arguments: argparse.Namespace) -> Options:
         platform=arguments.platform,
         backend=arguments.backend,
         weight_streaming=arguments.weight_streaming,
+        inference_precision=arguments.inference_precision,
     )
 
 

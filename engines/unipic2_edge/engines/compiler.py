@@ -50,6 +50,10 @@ def find_compiler(backend: str) -> Compiler:
         from .cpu import OnnxRuntimeCompiler
 
         return OnnxRuntimeCompiler()
+    if backend == "openvino":
+        from .openvino import OpenVINOCompiler
+
+        return OpenVINOCompiler()
     from .tensorrt import TensorRTCompiler
 
     return TensorRTCompiler()

@@ -13,7 +13,7 @@ from typing import Any
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.engine import EngineSpec, Scalar
 from unipic2_edge.runtime.errors import WorkError
-from unipic2_edge.runtime.onnx_session import import_onnxruntime
+from unipic2_edge.runtime.onnx_session import EXACT_INT8, import_onnxruntime
 
 from .compiler import Compiled, Progress
 
@@ -28,6 +28,7 @@ def cpu_settings(threads: int | None) -> dict[str, Scalar]:
         "graph_optimization": "all",
         "without": ", ".join(UNPORTABLE),
         "execution_mode": "sequential",
+        "exact_int8": True,
         "threads": threads,
     }
 
@@ -65,6 +66,7 @@ def _options(runtime: Any, weights: Path, output: Path, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.optimized_model_filepath = str(output)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights.resolve()))
+    options.add_session_config_entry(EXACT_INT8, "1")  # as the session that opens the engine
     # Nothing is run here: packing the weights for multiplication would only double the memory.
     options.add_session_config_entry("session.disable_prepacking", "1")
     return options

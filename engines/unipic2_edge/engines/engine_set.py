@@ -11,15 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
 
 from unipic2_edge.runtime.bundle import Bundle
-from unipic2_edge.runtime.engine import EngineSpec, Scalar, engine_origin
+from unipic2_edge.runtime.engine import EngineSpec, Scalar, Shapes, engine_origin
 from unipic2_edge.runtime.errors import RequestError
 from unipic2_edge.runtime.onnx_session import import_onnxruntime
+from unipic2_edge.runtime.picker import PROCESSOR_BACKENDS
 from unipic2_edge.runtime.platforms import this_platform
 
 from .cpu import cpu_settings
+from .openvino import openvino_settings, openvino_version
 from .sizes import Sizes, profile_of
 from .targets import Target
 from .tensorrt import import_tensorrt, tensorrt_settings
@@ -45,10 +46,11 @@ class Options:
 
     Attributes:
         sizes: the pictures they must serve; None where engines have no limits (processors).
-        threads: of the cpu target while building.
+        threads: of the cpu target.
         platform: what they will run on; None is this machine's.
         backend: instead of each target's preferred one.
         weight_streaming: lets a plan run with a part of its weights in host memory.
+        inference_precision: what OpenVINO's products are computed in, "f32" or "bf16".
     """
 
     sizes: Sizes
@@ -56,18 +58,32 @@ class Options:
     platform: str | None = None
     backend: str | None = None
     weight_streaming: bool = False
+    inference_precision: str = "f32"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One engine of the set, and the targets that it serves."""
+    """One engine of the set.
+
+    Attributes:
+        spec: what it depends on.
+        targets: those that it serves.
+        profile: the shapes it will run with.
+        threads: it will run with; None is the backend's own choice.
+        contested: whether the set has another engine for the same graph and targets; the faster one will serve.
+    """
 
     spec: EngineSpec
     targets: tuple[str, ...]
+    profile: dict[str, Shapes]
+    threads: int | None = None
+    contested: bool = False
 
 
 def engine_set(bundle: Bundle, targets: Sequence[Target], options: Options) -> list[Job]:
     """The engines that a bundle needs for its targets, each shared by all that can share it.
+
+    Processors get one of each backend that can serve them, unless one is asked for: `build` lets them compete.
 
     Raises:
         RequestError: a target does not run a component's precision, or a backend does not serve a target; the
@@ -79,8 +95,28 @@ def engine_set(bundle: Bundle, targets: Sequence[Target], options: Options) -> l
     jobs = []
     for graph in bundle.manifest.graphs:
         for group in sharing(targets, options):
-            jobs.append(Job(_spec(bundle, graph, group, options), tuple(target.name for target in group)))
+            names, profile = tuple(target.name for target in group), profile_of(bundle.manifest, graph, options.sizes)
+            backends = backends_of(bundle, group[0], options)
+            for backend in backends:
+                spec = _spec(bundle, graph, group, backend, options)
+                jobs.append(Job(spec, names, profile, options.threads, len(backends) > 1))
     return jobs
+
+
+def backends_of(bundle: Bundle, target: Target, options: Options) -> list[str]:
+    """What compiles for a target: for cards their preferred backend, for processors each that runs the precisions.
+
+    Those must be installed; only trying tells which is faster.
+
+    Raises:
+        RequestError: as `backend_of`.
+    """
+    preferred = backend_of(target, options)
+    if options.backend is not None or target.capability is not None:
+        return [preferred]
+    precisions = {component.precision for component in bundle.manifest.components.values()}
+    able = [name for name in target.backends if find_spec(name) and precisions <= set(target.precisions_of(name))]
+    return able or [preferred]
 
 
 def backend_of(target: Target, options: Options) -> str:
@@ -111,7 +147,7 @@ def check_target(bundle: Bundle, target: Target, options: Options) -> None:
         RequestError: the target runs on another platform, is compiled for on the device itself, or does not run
             the precision of a component.
     """
-    backend = backend_of(target, options)
+    backend = backends_of(bundle, target, options)[0]
     _check_platform(target, backend, platform_of(target, options))
     for name, component in bundle.manifest.components.items():
         for precision in (component.precision, *component.formats):
@@ -135,7 +171,7 @@ def check_precision(precision: str, target: Target, backend: str) -> RequestErro
 
 def _check_platform(target: Target, backend: str, platform: str) -> None:
     """Engines of processors run anywhere; plans run where they were compiled, or on Windows from Linux."""
-    if backend == "onnxruntime":
+    if backend in PROCESSOR_BACKENDS:
         return
     if platform not in target.platforms:
         raise RequestError(
@@ -164,17 +200,16 @@ def sharing(targets: Sequence[Target], options: Options) -> list[list[Target]]:
     return list(groups.values())
 
 
-def _spec(bundle: Bundle, graph: str, group: Sequence[Target], options: Options) -> EngineSpec:
-    backend = backend_of(group[0], options)
+def _spec(bundle: Bundle, graph: str, group: Sequence[Target], backend: str, options: Options) -> EngineSpec:
     capabilities = {target.capability for target in group if target.capability is not None}
-    library, settings = _backend(backend, options)
-    on_processor = backend == "onnxruntime"
+    version, settings = _backend(backend, options)
+    on_processor = backend in PROCESSOR_BACKENDS
     return EngineSpec(
         graph=graph,
         compiled_from=engine_origin(bundle, graph),
         precision=bundle.manifest.components[bundle.graph(graph).component].label,
         backend=backend,
-        backend_version=str(library.__version__),
+        backend_version=version,
         capabilities=tuple(sorted(capabilities, key=lambda text: [int(part) for part in text.split(".")])),
         platform="any" if on_processor else platform_of(group[0], options),
         profile={} if on_processor else profile_of(bundle.manifest, graph, options.sizes),
@@ -182,7 +217,11 @@ def _spec(bundle: Bundle, graph: str, group: Sequence[Target], options: Options)
     )
 
 
-def _backend(backend: str, options: Options) -> tuple[Any, dict[str, Scalar]]:
+def _backend(backend: str, options: Options) -> tuple[str, dict[str, Scalar]]:
+    """A backend's version and the settings of its engines."""
     if backend == "onnxruntime":
-        return import_onnxruntime(), cpu_settings(options.threads)
-    return import_tensorrt(backend), tensorrt_settings(backend, options.weight_streaming)
+        return str(import_onnxruntime().__version__), cpu_settings(options.threads)
+    if backend == "openvino":
+        return openvino_version(), openvino_settings(options.inference_precision)
+    settings = tensorrt_settings(backend, options.weight_streaming)
+    return str(import_tensorrt(backend).__version__), settings

@@ -12,6 +12,7 @@ from math import prod
 
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.engine import EngineSpec
+from unipic2_edge.runtime.picker import PROCESSOR_BACKENDS
 
 from .engine_set import Job
 from .weights import graph_weights, weights_bytes
@@ -23,6 +24,7 @@ _SECONDS_FLOOR, _SECONDS_PER_WEIGHT, _SECONDS_PER_GRAPH = 0.4, 7e-9, 40e-6
 #: Code in a plan; it is the same for one card and for three (a card's own kernels are made when it is first run).
 _CODE, _CODE_PER_GRAPH = 1.5e6, 45
 _WORKSPACE = 8 * 2**20
+_CONTEST_SECONDS = 1.0  # opening, two rounds at least and two seconds at most, shared by two engines
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,8 @@ def predict(bundle: Bundle, job: Job) -> Prediction:
     """
     weights = weights_bytes(bundle, job.spec.graph)
     graph = bundle.manifest.files[bundle.graph(job.spec.graph).file].bytes
-    if job.spec.backend == "onnxruntime":
-        # The engine points into the bundle's weights; the compiler reads them once.
-        return Prediction(graph, round(0.1 + 2e-9 * weights, 1), int(_PEAK_FLOOR + weights), None, None)
+    if job.spec.backend in PROCESSOR_BACKENDS:
+        return _on_processor(job, weights, graph)
     return Prediction(
         engine_bytes=int(weights + _CODE + _CODE_PER_GRAPH * graph),
         build_seconds=round(_SECONDS_FLOOR + _SECONDS_PER_WEIGHT * weights + _SECONDS_PER_GRAPH * graph, 1),
@@ -58,6 +59,16 @@ def predict(bundle: Bundle, job: Job) -> Prediction:
         weights_bytes=weights,
         activation_bytes=activation_bytes(bundle, job.spec),
     )
+
+
+def _on_processor(job: Job, weights: int, graph: int) -> Prediction:
+    """The engine points into the bundle's weights: ONNX Runtime reads them once, OpenVINO makes a copy.
+
+    Where two engines compete, both are open at once, their weights laid out for the processor.
+    """
+    copies = (1 if job.spec.backend == "onnxruntime" else 2) + (2 if job.contested else 0)
+    seconds = 0.1 + 2e-9 * weights + (_CONTEST_SECONDS if job.contested else 0.0)
+    return Prediction(graph, round(seconds, 1), int(_PEAK_FLOOR + copies * weights), None, None)
 
 
 def activation_bytes(bundle: Bundle, spec: EngineSpec) -> int:

@@ -18,6 +18,7 @@ from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.engine import (
     ENGINES,
     STORE,
+    Contest,
     Engine,
     EngineSpec,
     TargetEngines,
@@ -101,15 +102,22 @@ class Store:
         write_engine(self._bundle, engine)
         return engine
 
-    def assign(self, target: str, engines: dict[str, str]) -> None:
+    def assign(self, target: str, engines: dict[str, str], contests: dict[str, Contest] | None = None) -> None:
         """Let graphs of a target be served by engines; those that no target names any more are removed.
+
+        An engine that lost a contest is named by it, and stays for the next build to find.
 
         Raises:
             OutputError, WorkError: the record cannot be written.
         """
         before, standing = self._named([target]), _standing(self._bundle, target)
         kept = {} if standing is None else standing.engines
-        wanted = TargetEngines(target=target, engines=dict(sorted({**kept, **engines}.items())))
+        held = {} if standing is None else {key: held for key, held in standing.contests.items() if key not in engines}
+        wanted = TargetEngines(
+            target=target,
+            engines=dict(sorted({**kept, **engines}.items())),
+            contests=dict(sorted({**held, **(contests or {})}.items())),
+        )
         if standing != wanted:
             write_target(self._bundle, wanted)
         for name in before - self._named(built_targets(self._bundle)):
@@ -139,7 +147,9 @@ class Store:
     def _named(self, targets: Iterable[str]) -> set[str]:
         """The engines that targets name; a damaged record names none."""
         records = (_standing(self._bundle, target) for target in targets)
-        return {name for record in records if record is not None for name in record.engines.values()}
+        known = [record for record in records if record is not None]
+        lost = {name for record in known for contest in record.contests.values() for name in contest.seconds}
+        return lost | {name for record in known for name in record.engines.values()}
 
     def _remove(self, name: str) -> None:
         for path in sorted(self._folder.glob(f"{name}.*"), key=lambda found: found.suffix != ".json"):

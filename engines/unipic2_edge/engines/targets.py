@@ -79,10 +79,13 @@ TARGETS = {
             description="any x86-64 or aarch64 processor",
             capability=None,
             # ONNX Runtime's CPU provider has no bfloat16 MatMul, and emulates float16 ones more slowly than float32.
-            serves={"onnxruntime": ("float32", "int8", "int4", "fp8")},
+            serves={
+                "onnxruntime": ("float32", "int8", "int4", "fp8"),
+                "openvino": ("float32", *_HALF, "int8", "int4"),
+            },
             platforms=(*_X86, *_ARM),
             cards=(),
-            source="ONNX Runtime operator kernels: CPU execution provider",
+            source="ONNX Runtime operator kernels: CPU execution provider; OpenVINO's by running them",
         ),
         Target(
             name="rtx-20",

@@ -181,6 +181,7 @@ def _missing(error: ModuleNotFoundError) -> MissingDependencyError:
 
 _EXTRAS = {
     "onnxruntime": "cpu",
+    "openvino": "openvino",
     "torch": "export",
     "diffusers": "export",
     "transformers": "export",

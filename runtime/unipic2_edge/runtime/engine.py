@@ -1,6 +1,6 @@
 """Engines: what `build` left in a bundle, and the record of what each was compiled from.
 
-    engines/store/<graph>-<key>.plan|.onnx    a compiled graph; `key` is the hash of everything it depends on
+    engines/store/<graph>-<key>.plan|.onnx|.zip    a compiled graph; `key` is the hash of everything it depends on
     engines/store/<graph>-<key>.json          its record, written after it
     engines/<target>.json                     which engine serves each graph on a target
 
@@ -47,7 +47,7 @@ class Shapes(Record, frozen=True):
 class EngineSpec(Record, frozen=True):
     """Everything an engine depends on; two equal specs give the same engine.
 
-    `backend` is the Python module: onnxruntime, tensorrt or tensorrt_rtx. `capabilities` are the compute
+    `backend` is the Python module: onnxruntime, openvino, tensorrt or tensorrt_rtx. `capabilities` are the compute
     capabilities the engine holds code for ("8.6", …), none for processors. `platform` is the operating system and
     processor it runs on ("linux-x86_64", "windows-x86_64", "linux-aarch64"), or "any".
     """
@@ -92,11 +92,24 @@ class Engine(Record, frozen=True):
     verified_ns: int = 0
 
 
+class Contest(Record, frozen=True):
+    """How long a graph took through each engine that could serve a target, on the machine that built them.
+
+    `processor` is its name, `threads` the threads inside an operator (none: the backend's own choice), `seconds` the
+    median of a run by the engine's name.
+    """
+
+    processor: str
+    threads: int | None
+    seconds: dict[str, float]
+
+
 class TargetEngines(Record, frozen=True):
-    """`engines/<target>.json`: the engine's name for each graph."""
+    """`engines/<target>.json`: the engine's name for each graph, and what decided where there were several."""
 
     target: str
     engines: dict[str, str]
+    contests: dict[str, Contest] = msgspec.field(default_factory=dict)
 
 
 _Read = TypeVar("_Read", bound=Record)

@@ -15,13 +15,13 @@ from .bundle import Bundle
 from .cli import Outcome
 from .device import Device, find_gpus, processor
 from .engine import Engine, built_targets, read_engine, read_target
-from .picker import GPU_BACKENDS
+from .picker import GPU_BACKENDS, PROCESSOR_BACKENDS
 from .settings import read_settings
 
 #: Library → (extra that brings it, what it is for).
 _BACKENDS = {
     "tensorrt": ("tensorrt", "compiling and serving on Jetson and NVIDIA cards"),
-    "openvino": ("openvino", "serving on Intel processors"),
+    "openvino": ("openvino", "serving on CPUs, where a build finds it faster"),
     "onnxruntime": ("cpu", "serving on CPUs"),
     "tensorrt_rtx": ("rtx", "compiling for RTX cards"),
     "torch": ("export", "exporting and training"),
@@ -135,7 +135,7 @@ def _memory_line(cpu: Device) -> str:
 def _serving(gpus: Sequence[Device], libraries: Mapping[str, str | None]) -> str:
     """Where bundles can be served: "on its GPU through …, on its processor"."""
     ways = [f"on its GPU through {name}" for name in GPU_BACKENDS if gpus and libraries.get(name)]
-    ways += ["on its processor"] if libraries["onnxruntime"] else []
+    ways += ["on its processor"] if any(libraries.get(name) for name in PROCESSOR_BACKENDS) else []
     return ", ".join(ways)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .bundle import Bundle
+from .engine import Engine
 from .placement import Placement, place
 from .pool import SessionPool
 from .session import Session
@@ -44,6 +45,21 @@ def open_session(bundle: Bundle, name: str, device: str = "auto", threads: int |
     return _opener(bundle, place(bundle, device), threads)(name)
 
 
+def open_on_processor(bundle: Bundle, engine: Engine, threads: int | None = None) -> Session:
+    """Open an engine of the `cpu` target, whether or not the target's record names it.
+
+    Raises:
+        BundleError, MissingDependencyError, WorkError: see the adapters.
+    """
+    if engine.spec.backend == "openvino":
+        from .openvino_session import OpenVINOSession
+
+        return OpenVINOSession(bundle, engine, threads)
+    from .onnx_session import OnnxRuntimeSession
+
+    return OnnxRuntimeSession(bundle, engine.spec.graph, threads, engine=engine)
+
+
 def _opener(bundle: Bundle, placement: Placement, threads: int | None) -> Callable[[str], Session]:
     """Opens a graph through the adapter it was placed on; the GPU is touched when the first one is opened."""
     gpu: list[tuple[Cuda, Arena]] = []
@@ -55,6 +71,8 @@ def _opener(bundle: Bundle, placement: Placement, threads: int | None) -> Callab
 
             index = placement.device.index if placement.provider == "cuda" else None
             return OnnxRuntimeSession(bundle, name, threads, index)
+        if placement.device.kind == "cpu":
+            return open_on_processor(bundle, choice.engine, threads)
         from .cuda import Cuda
         from .device_buffers import Arena
         from .tensorrt_session import TensorRTSession

@@ -13,6 +13,8 @@ from .engine import CompiledFrom, Engine, EngineSpec
 
 #: Backends that run plans on GPUs, the extra that brings each.
 GPU_BACKENDS = {"tensorrt_rtx": "rtx", "tensorrt": "tensorrt"}
+#: Backends that run graphs on processors, the extra that brings each.
+PROCESSOR_BACKENDS = {"onnxruntime": "cpu", "openvino": "openvino"}
 #: A plan's code for one capability that a card of another is said to run; nobody here has seen it.
 _SAID_TO_RUN = {"9.0": "8.0"}
 
@@ -72,6 +74,23 @@ def pick(
         return max(refusals, key=lambda refused: refused.depth)
     best = max(choices, key=lambda engine: (device.capability in engine.spec.capabilities, engine.verified_ns))
     return Choice(best, _reason(best.spec, device))
+
+
+def pick_openvino(engine: Engine, library: Library) -> Choice | Refusal:
+    """Whether OpenVINO, as it is installed here, runs an engine of its own: a release reads what older ones wrote."""
+    spec, running = engine.spec, library.version
+    if running is None:
+        return Refusal(
+            f"the engine of {spec.graph} needs openvino, which is not installed",
+            'install it with: pip install "unipic2-edge[openvino]"',
+        )
+    if _parts(running) < _parts(spec.backend_version):
+        return Refusal(
+            f"the engine of {spec.graph} was built by openvino {spec.backend_version}, and this is {running}",
+            "update openvino, or build again: unipic2-edge build BUNDLE --target cpu",
+        )
+    products = spec.settings.get("inference_precision")
+    return Choice(engine, f"{spec.precision}, openvino {running}, products in {products}")
 
 
 def refusal(spec: EngineSpec, origin: CompiledFrom, device: Device, library: Library) -> Refusal | None:

@@ -6,13 +6,14 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 
 from .bundle import Bundle
 from .device import Device, Wanted, find_gpus, parse_device, processor
-from .engine import engine_origin, stored_engines
+from .engine import engine_origin, read_engine, read_target, stored_engines
 from .errors import MissingDependencyError, RequestError
 from .memory_plan import MemoryPlan, Need, plan_memory
-from .picker import GPU_BACKENDS, Choice, Library, Refusal, pick
+from .picker import GPU_BACKENDS, Choice, Library, Refusal, pick, pick_openvino
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,8 @@ class Placement:
     Attributes:
         device: the one they run on.
         provider: ONNX Runtime's, for graphs without a choice: "cpu" or "cuda".
-        choices: the engines of graphs that TensorRT or TensorRT-RTX runs, by graph.
+        choices: the engines of graphs that TensorRT, TensorRT-RTX or OpenVINO runs, by graph; ONNX Runtime runs
+            the others.
         reason: why this device.
     """
 
@@ -36,7 +38,8 @@ class Placement:
     def lines(self) -> list[str]:
         """For people: the device and why, then the engine of each graph and why."""
         head = f"{self.device.describe()}: {self.reason}"
-        return [head, *(f"  {graph}: {choice.reason}" for graph, choice in self.choices.items())]
+        lines = [head, *(f"  {graph}: {choice.reason}" for graph, choice in self.choices.items())]
+        return lines if self.choices or self.device.kind == "gpu" else [*lines, "  every graph: onnxruntime"]
 
     def needs(self) -> list[Need]:
         """What each placed graph needs on the device, as its compiler reported."""
@@ -52,7 +55,7 @@ class Placement:
             RequestError: they do not fit even one after another.
         """
         available = budget if budget is not None else self.device.free_bytes
-        if not self.choices or available is None:
+        if not self.choices or self.device.kind == "cpu" or available is None:
             return None
         return plan_memory(self.needs(), available)
 
@@ -80,12 +83,13 @@ def place(
     """
     wanted = parse_device(device)
     if wanted.kind == "cpu":
-        return Placement(processor(), "cpu", "asked for")
+        return _place_on_processor(bundle, "asked for", libraries)
     found = tuple(gpus())
     if wanted.kind == "cuda":
         return Placement(_gpu(found, wanted), "cuda", "asked for, through ONNX Runtime's CUDA provider")
     if wanted.kind == "auto" and (not found or not _has_plans(bundle)):
-        return Placement(processor(), "cpu", "no GPU was found" if not found else "the bundle has no engines for GPUs")
+        reason = "no GPU was found" if not found else "the bundle has no engines for GPUs"
+        return _place_on_processor(bundle, reason, libraries)
     placed = _place_on(bundle, _gpu(found, wanted), (libraries or find_libraries)())
     if isinstance(placed, Placement):
         return placed
@@ -93,7 +97,7 @@ def place(
         hint = "; --fallback serves it on the processor"
         raise _error(placed, hint)
     logger.warning("serving on the processor: %s (%s)", placed.problem, placed.mend)
-    return Placement(processor(), "cpu", f"no engine fits the GPU: {placed.problem}")
+    return _place_on_processor(bundle, f"no engine fits the GPU: {placed.problem}", libraries)
 
 
 def find_libraries() -> dict[str, Library]:
@@ -108,6 +112,14 @@ def _library(name: str) -> Library:
         return Library(None)
     except (ImportError, OSError, AttributeError) as error:
         return Library(None, str(error).splitlines()[0])
+
+
+def _processor_libraries() -> dict[str, Library]:
+    """OpenVINO as it is installed here; it is not loaded."""
+    try:
+        return {"openvino": Library(version("openvino"))}
+    except PackageNotFoundError:
+        return {"openvino": Library(None)}
 
 
 def _has_plans(bundle: Bundle) -> bool:
@@ -132,6 +144,27 @@ def _place_on(bundle: Bundle, device: Device, libraries: Mapping[str, Library]) 
             return picked
         choices[graph] = picked
     return Placement(device, "cpu", "its engines fit", choices)
+
+
+def _place_on_processor(
+    bundle: Bundle, reason: str, libraries: Callable[[], Mapping[str, Library]] | None
+) -> Placement:
+    """Every graph on the processor: through OpenVINO where `build` found it faster, else through ONNX Runtime.
+
+    Raises:
+        BundleError: a record is damaged.
+    """
+    record = read_target(bundle, "cpu")
+    choices: dict[str, Choice] = {}
+    engines = [read_engine(bundle, name) for name in record.engines.values()] if record is not None else []
+    for engine in (engine for engine in engines if engine.spec.backend == "openvino"):
+        picked = pick_openvino(engine, (libraries or _processor_libraries)().get("openvino", Library(None)))
+        if isinstance(picked, Refusal):
+            logger.warning("using the plain graphs through ONNX Runtime: %s (%s)", picked.problem, picked.mend)
+            choices.clear()
+            break
+        choices[engine.spec.graph] = picked
+    return Placement(processor(), "cpu", reason, choices)
 
 
 def _error(refused: Refusal, hint: str) -> RequestError:
