@@ -85,7 +85,8 @@ def _plan(spec: GraphSpec, traced: ir.Model, rule: LayerRule) -> ComponentPlan:
     plans = plan_layers(layer_shapes(traced), ComponentRecipe(rules=(rule,)))
     watcher = Watcher(plans, False, rows=96, calls=1)
     TorchSession(spec, watcher.prepare).run({"tokens": _tokens()})
-    watcher.check()
+    watcher.check_finite()
+    watcher.check_seen()
     layers: dict[str, LayerPlan] = {}
     for name, plan in plans.items():
         linear = small.get_submodule(name.removeprefix("small.block."))

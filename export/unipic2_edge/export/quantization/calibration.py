@@ -79,11 +79,11 @@ class Watcher:
             if isinstance(child, AttentionProduct):
                 child.register_forward_pre_hook(self._attention_hook(f"{place}.{name}"))
 
-    def check(self) -> None:
+    def check_finite(self) -> None:
         """Refuse what cannot be calibrated with.
 
         Raises:
-            WorkError: a layer saw NaN or infinity, or nothing at all.
+            WorkError: a layer saw NaN or infinity.
         """
         broken = [name for name, seen in self.layers.items() if not torch.isfinite(seen.channel_amax).all()]
         if broken:
@@ -91,6 +91,13 @@ class Watcher:
                 f"calibration met NaN or infinity in the inputs of {broken[0]}",
                 "check the checkpoint: its own pictures are broken too",
             )
+
+    def check_seen(self) -> None:
+        """Refuse a plan that was not calibrated whole.
+
+        Raises:
+            WorkError: a layer saw nothing at all.
+        """
         unseen = sorted(self._wanted - set(self.layers))
         if unseen:
             raise WorkError(f"calibration never ran {unseen[0]}", "report it: the layer is not part of any picture")

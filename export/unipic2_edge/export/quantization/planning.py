@@ -96,11 +96,15 @@ def watch(
         attention, often = draft.recipe.attention is not None, calls if name == "denoiser" else 2
         watchers[name] = Watcher(wanted, attention, chosen.settings.rows, often)
     pipeline = reference.pipeline({name: watcher.prepare for name, watcher in watchers.items()})
-    for task, pictures in lead(pipeline, chosen):
-        done(f"{len(pictures)} {'generated' if task == 'generate' else 'edited'}")
-    pipeline.close()
+    try:
+        for task, pictures in lead(pipeline, chosen):
+            done(f"{len(pictures)} {'generated' if task == 'generate' else 'edited'}")
+    finally:  # a layer that met NaN says more than the picture that came of it
+        pipeline.close()
+        for watcher in watchers.values():
+            watcher.check_finite()
     for watcher in watchers.values():
-        watcher.check()
+        watcher.check_seen()
     return watchers
 
 

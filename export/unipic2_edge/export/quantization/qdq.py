@@ -176,8 +176,10 @@ class _LayerRewrite:
         shape, block = (self.inputs, self.outputs), self.plan.block
         codes = self._lazy("weight.codes", CODES[kind], shape)
         if block is None:
-            scales = self._lazy("weight.scales", self.carrier, (self.outputs,))
-            return self._dequantize([codes, scales], shape, ir.AttrInt64("axis", 1))
+            values = [codes, self._lazy("weight.scales", self.carrier, (self.outputs,))]
+            if kind == "int8":  # ONNX Runtime's transformers of 8-bit graphs make up a scalar one where there is none
+                values.append(self._constant("weight.zero", torch.zeros(self.outputs, dtype=torch.int8), CODES[kind]))
+            return self._dequantize(values, shape, ir.AttrInt64("axis", 1))
         blocks = (self.inputs // block, self.outputs)
         if kind == "nvfp4":
             narrow = self._lazy("weight.scales", ir.DataType.FLOAT8E4M3FN, blocks)
