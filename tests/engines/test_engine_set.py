@@ -22,7 +22,7 @@ from unipic2_edge.runtime.errors import RequestError
 PRECISIONS = ("float32", "float16", "bfloat16", "int8", "fp8", "int4", "nvfp4")
 #: (target, backend) → what runs; everything else must be refused. Measured where a compiler is at hand.
 RUNS = {
-    ("cpu", "onnxruntime"): {"float32"},
+    ("cpu", "onnxruntime"): {"float32", "int8", "int4", "fp8"},
     ("cpu", "openvino"): {"float32", "float16", "bfloat16", "int8", "int4"},
     ("rtx-20", "tensorrt_rtx"): {"float16", "int8"},
     ("rtx-30", "tensorrt_rtx"): {"float32", "float16", "bfloat16", "int8", "int4"},
@@ -62,7 +62,7 @@ def test_every_pair_runs_or_is_refused_with_the_nearest_that_does(target: str, b
         ("rtx-40", "nvfp4", "int4"),
         ("rtx-30", "nvfp4", "int4"),
         ("rtx-20", "float32", "float16"),
-        ("cpu", "fp8", "int8"),
+        ("cpu", "nvfp4", "int4"),
     ],
 )
 def test_the_nearest_possible_precision(target: str, precision: str, nearest: str) -> None:

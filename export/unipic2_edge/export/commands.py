@@ -158,6 +158,11 @@ def verify_arguments(parser: argparse.ArgumentParser) -> None:
         help="the checkpoint it was exported from; without it every file's hash is checked, and the drift as it was "
         "last measured is shown",
     )
+    parser.add_argument(
+        "--sensitivity",
+        action="store_true",
+        help="rank the denoiser's layers by what quantising each alone costs (with --checkpoint)",
+    )
 
 
 def verify(arguments: argparse.Namespace) -> Outcome:
@@ -169,6 +174,8 @@ def verify(arguments: argparse.Namespace) -> Outcome:
             never measured.
         WorkError: a component's numbers differ by more than the tolerance.
     """
+    if arguments.sensitivity:
+        return _sensitivity(arguments)
     from unipic2_edge.runtime.bundle import Bundle
     from unipic2_edge.training.checkpoint import Checkpoint
 
@@ -190,6 +197,29 @@ def verify(arguments: argparse.Namespace) -> Outcome:
         "worst": _worst(drifts),
     }
     return Outcome(result, _table(drifts))
+
+
+def _sensitivity(arguments: argparse.Namespace) -> Outcome:
+    """Rank a bundle's quantised layers.
+
+    Raises:
+        RequestError: no checkpoint is given, or nothing of the denoiser is quantised.
+        WorkError: calibration met NaN or infinity.
+    """
+    from unipic2_edge.runtime.bundle import Bundle
+    from unipic2_edge.runtime.errors import RequestError
+    from unipic2_edge.runtime.progress import progress
+    from unipic2_edge.training.checkpoint import Checkpoint
+
+    from .ranking import rank_layers, ranking_lines
+
+    if arguments.checkpoint is None:
+        raise RequestError("the sensitivity of layers needs the checkpoint", "give it with --checkpoint DIR")
+    bundle, checkpoint = Bundle(arguments.bundle), Checkpoint.open(arguments.checkpoint)
+    _check_source(bundle, checkpoint)
+    with progress(None, "layer", arguments) as advance:
+        ranked = rank_layers(bundle, checkpoint, advance)
+    return Outcome({"layers": ranked}, ranking_lines(ranked))
 
 
 def _check_source(bundle: Bundle, checkpoint: Checkpoint) -> None:
