@@ -54,3 +54,16 @@ def test_other_errors_pass(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), publishing(tmp_path / "made"):
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_replaced_only_when_asked_and_when_the_new_one_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "file").write_text("old")
+    with pytest.raises(KeyboardInterrupt), publishing(tmp_path / "made", replace=True):
+        raise KeyboardInterrupt
+    assert (tmp_path / "made" / "file").read_text() == "old"
+    with publishing(tmp_path / "made", replace=True) as temporary:
+        (temporary / "file").write_text("new")
+        assert (tmp_path / "made" / "file").read_text() == "old"
+    assert (tmp_path / "made" / "file").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]

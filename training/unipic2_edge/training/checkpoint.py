@@ -191,17 +191,18 @@ def save_checkpoint(
     folder: Path,
     base: Checkpoint | None = None,
     defaults: dict[str, dict[str, Any]] | None = None,
+    replace: bool = False,
     **parts: Any,
 ) -> Checkpoint:
     """Write a checkpoint: `parts` by name (anything with `save_pretrained`), the rest copied from `base`.
 
-    The folder appears whole or not at all.
+    The folder appears whole or not at all; with `replace` it may take the place of one that is there.
 
     Raises:
         OutputError: `folder` exists and is not empty, or cannot be written.
         WorkError: the disk is full.
     """
-    with publishing(folder) as temporary:
+    with publishing(folder, replace) as temporary:
         for part in PARTS:
             if part in parts:
                 parts[part].save_pretrained(temporary / part)

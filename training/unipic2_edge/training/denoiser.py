@@ -160,7 +160,7 @@ class DenoiserStage:
         parts = {"transformer": copy.deepcopy(self.model).float()}
         if not self.checkpoint.has("scheduler"):
             parts["scheduler"] = self._scheduler()
-        save_checkpoint(output / "checkpoint", self.checkpoint, defaults, **parts)
+        save_checkpoint(output / "checkpoint", self.checkpoint, defaults, replace=True, **parts)
 
     def _scheduler(self) -> FlowMatchEulerDiscreteScheduler:
         return FlowMatchEulerDiscreteScheduler(**KONTEXT[self.recipe.config].scheduler)

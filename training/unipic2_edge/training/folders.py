@@ -14,14 +14,18 @@ from .errors import OutputError, UserError, WorkError
 
 
 @contextmanager
-def publishing(folder: Path) -> Iterator[Path]:
+def publishing(folder: Path, replace: bool = False) -> Iterator[Path]:
     """A temporary sibling that is fsynced and renamed to `folder` when the block ends well, else removed.
+
+    Args:
+        folder: must not exist, or be empty.
+        replace: lets a folder that is there stay until the new one is whole, and then takes its place.
 
     Raises:
         OutputError: `folder` exists and is not empty, or its parent cannot be written to.
         WorkError: the disk is full.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(
             f"{folder} exists already and is not empty",
             "give another output folder, or remove this one first",
@@ -36,11 +40,18 @@ def publishing(folder: Path) -> Iterator[Path]:
                     with path.open("rb+") as stream:
                         os.fsync(stream.fileno())
             temporary.chmod(0o755)
-            if folder.exists():
-                folder.rmdir()
+            _make_way(folder)
             temporary.replace(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _make_way(folder: Path) -> None:
+    """Move what stands in a folder's place aside, and remove it: for a moment there is neither, never a half of one."""
+    if folder.exists():
+        before = Path(tempfile.mkdtemp(prefix=".old-", dir=folder.parent))
+        folder.replace(before / folder.name)
+        shutil.rmtree(before, ignore_errors=True)
 
 
 @contextmanager
