@@ -150,7 +150,7 @@ def test_float16_stays_near_also_in_t5(tmp_path: Path) -> None:
 
 def _check_half(bundle: Bundle, checkpoint: Checkpoint) -> None:
     drifts = verify(bundle, checkpoint)
-    precision = find_recipe(bundle.manifest.recipe).precision
+    precision = find_recipe(bundle.manifest.recipe).other.precision
     assert all(drift.passed for drift in drifts)
     assert min(drift.relative for drift in drifts) > 1e-5  # half precision was really used
     assert {drift.tolerance for drift in drifts} == {TOLERANCE[precision]}
