@@ -40,7 +40,7 @@ class Row:
     """One recipe.
 
     Attributes:
-        recipe: its name.
+        recipe: its name, also of one from a file.
         lost: points lost by task; empty where no library here runs the graphs.
         velocity: mean relative error of the denoiser's velocity, by fake quantisation.
         psnr: in dB, by fake quantisation.
@@ -91,7 +91,7 @@ def _row(checkpoint: Checkpoint, name: str, settings: Settings, workdir: Path, e
     pictures = fake.get("pictures")
     lost = {} if made is None else {task: loss(getattr(made, task), getattr(exact, task)) for task in _TASKS}
     return Row(
-        recipe=name,
+        recipe=find_recipe(name).name,
         lost=lost,
         velocity=_number(fake.get("velocity")),
         psnr=_number(pictures.get("psnr")) if isinstance(pictures, dict) else None,
@@ -122,9 +122,9 @@ def runs_on(name: str) -> tuple[str, ...]:
 
 def _bundle(checkpoint: Checkpoint, name: str, settings: Settings, workdir: Path, done: Advance) -> Bundle:
     """The recipe's bundle, exported when it is not there; the gate measures drift and judges nothing."""
-    folder = workdir / f"{name}-{settings.precision}"
+    recipe = find_recipe(name)
+    folder = workdir / f"{recipe.name}-{settings.precision}"
     if not folder.exists():
-        recipe = find_recipe(name)
         recipe = recipe if name in ("fp32", "cpu") else recipe.with_precision(settings.precision)
         open_gate = msgspec.structs.replace(recipe.gate, velocity=None, psnr=None, points=None, prompts=0)
         export_bundle(checkpoint, folder, msgspec.structs.replace(recipe, gate=open_gate), ExportOptions(), done)
@@ -133,7 +133,7 @@ def _bundle(checkpoint: Checkpoint, name: str, settings: Settings, workdir: Path
 
 def _verdicts(checkpoint: Checkpoint, name: str, settings: Settings, workdir: Path, done: Advance) -> Verdicts | None:
     """What the verifier says of a recipe's pictures, from the last time where there was one."""
-    record = workdir / f"{name}-{settings.precision}-{settings.prompts}.json"
+    record = workdir / f"{find_recipe(name).name}-{settings.precision}-{settings.prompts}.json"
     if record.is_file():
         return msgspec.json.decode(record.read_bytes(), type=Verdicts | None)
     bundle = _bundle(checkpoint, name, settings, workdir, done)

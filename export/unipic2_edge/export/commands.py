@@ -163,6 +163,11 @@ def verify_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="rank the denoiser's layers by what quantising each alone costs (with --checkpoint)",
     )
+    parser.add_argument(
+        "--coverage",
+        metavar="WxH",
+        help="list which matrix products run quantised in an edit of this size, and their share of the arithmetic",
+    )
 
 
 def verify(arguments: argparse.Namespace) -> Outcome:
@@ -176,6 +181,8 @@ def verify(arguments: argparse.Namespace) -> Outcome:
     """
     if arguments.sensitivity:
         return _sensitivity(arguments)
+    if arguments.coverage is not None:
+        return _coverage(arguments)
     from unipic2_edge.runtime.bundle import Bundle
     from unipic2_edge.training.checkpoint import Checkpoint
 
@@ -220,6 +227,25 @@ def _sensitivity(arguments: argparse.Namespace) -> Outcome:
     with progress(None, "layer", arguments) as advance:
         ranked = rank_layers(bundle, checkpoint, advance)
     return Outcome({"layers": ranked}, ranking_lines(ranked))
+
+
+def _coverage(arguments: argparse.Namespace) -> Outcome:
+    """The matrix products of a bundle's graphs, but for the autoencoder's, which are convolutions.
+
+    Raises:
+        BundleError: not a bundle, or a graph is damaged.
+        RequestError: a size that is none.
+    """
+    from unipic2_edge.runtime.bundle import Bundle
+    from unipic2_edge.runtime.pictures import parse_size
+
+    from .coverage import coverage_lines, coverage_record, products
+
+    bundle, size = Bundle(arguments.bundle), parse_size(arguments.coverage)
+    graphs = [name for name, graph in bundle.manifest.graphs.items() if graph.component != "vae"]
+    found = {name: products(bundle, name, size) for name in graphs}
+    lines = [line for name in graphs for line in coverage_lines(name, found[name])]
+    return Outcome({"size": size, "graphs": {name: coverage_record(found[name]) for name in graphs}}, lines)
 
 
 def _check_source(bundle: Bundle, checkpoint: Checkpoint) -> None:
