@@ -174,6 +174,32 @@ def bench_memory(arguments: argparse.Namespace) -> Report:
     return Report("memory", settings, results, ladder_table(rungs))
 
 
+def bench_step(arguments: argparse.Namespace) -> Report:
+    """A denoising step through PyTorch and through bundles' backends, turn about, each in its own process."""
+    import psutil
+
+    from unipic2_edge.runtime.openvino_session import has_bfloat16
+    from unipic2_edge.runtime.pictures import parse_size
+
+    from .denoiser_step import PEERS, Task, check_checkpoint, contestants, measure, step_lines
+
+    peers = arguments.peers.split(",")
+    unknown = [peer for peer in peers if peer not in PEERS]
+    if unknown or min(arguments.rounds, arguments.repeats) < 1:
+        raise RequestError(
+            f"there is no peer {unknown[0]!r}" if unknown else "no rounds measure nothing",
+            f"use some of {', '.join(PEERS)}" if unknown else "use 1 or more --rounds and --repeats",
+        )
+    check_checkpoint(arguments.checkpoint)
+    threads = arguments.threads or psutil.cpu_count(logical=False) or 1
+    task = Task(parse_size(arguments.size), arguments.context, threads, arguments.repeats)
+    entrants = contestants(arguments.checkpoint, arguments.bundle, peers, has_bfloat16())
+    with progress(arguments.rounds * len(entrants), "process", arguments) as advance:
+        rows = measure(entrants, task, arguments.rounds, advance)
+    settings: dict[str, object] = {"checkpoint": arguments.checkpoint.name, "rounds": arguments.rounds, **asdict(task)}
+    return Report("step", settings, {"rows": [asdict(row) for row in rows]}, step_lines(rows))
+
+
 def bench_recipes(arguments: argparse.Namespace) -> Report:
     """Export recipes against fp32: points lost on the same prompts, drift, bytes, seconds, and who runs them."""
     from unipic2_edge.training.checkpoint import Checkpoint

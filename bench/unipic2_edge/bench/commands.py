@@ -1,4 +1,4 @@
-"""bench's commands: `demo`, and `bench quality|compare|startup|engines|memory|recipes`."""
+"""bench's commands: `demo`, and `bench quality|compare|startup|step|engines|memory|recipes`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,16 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
     recipes.add_argument("--precision", metavar="NAME", default="fp32", help="around what is quantised")
     recipes.add_argument("--threads", type=int, metavar="K", help="CPU threads (default: one per core)")
     recipes.add_argument("--workdir", metavar="DIR", type=Path, default=Path("recipe-bundles"))
-    for kind in (quality, compare, startup, engines, memory, recipes):
+    step = kinds.add_parser("step", help="one denoising step on this processor, through PyTorch and through bundles")
+    step.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
+    step.add_argument("bundle", metavar="BUNDLE", type=Path, nargs="*", help="float32 or int8 (recipe cpu)")
+    step.add_argument("--peers", metavar="A,B", default="eager-fp32,eager-bf16,compile-bf16", help="the first is 1×")
+    step.add_argument("--size", metavar="WxH", default="512x384")
+    step.add_argument("--context", type=int, metavar="N", default=333, help="tokens of text (default: 333)")
+    step.add_argument("--rounds", type=int, default=3)
+    step.add_argument("--repeats", type=int, metavar="N", default=2, help="timed steps of a round")
+    step.add_argument("--threads", type=int, metavar="K", help="CPU threads (default: one per core)")
+    for kind in (quality, compare, startup, step, engines, memory, recipes):
         kind.add_argument("-o", "--output", metavar="REPORT.json", type=Path, help="write the report here as well")
         add_common_arguments(kind)
     for kind in (quality, compare, startup):
