@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "targets": ("unipic2_edge.engines.commands", "list what a bundle can be built for"),
     "generate": ("unipic2_edge.runtime.commands", "make pictures from a prompt"),
     "edit": ("unipic2_edge.runtime.commands", "change a picture as told"),
+    "serve": ("unipic2_edge.runtime.serve.commands", "serve a bundle to browsers and OpenAI clients on this machine"),
     "inspect": (
         "unipic2_edge.runtime.commands",
         "say what is in a bundle, or with which settings a picture was made",
@@ -191,6 +192,10 @@ _EXTRAS = {
     "accelerate": "train",
     "tensorboard": "train",
     "scipy": "bench",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "anyio": "serve",
+    "prometheus_client": "serve",
     "psutil": "bench",
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .errors import MissingDependencyError, RequestError, WorkError
+from .errors import DeviceLostError, MemoryRanOutError, MissingDependencyError, RequestError
 
 
 class Cuda:
@@ -137,7 +137,7 @@ def _explained(api: Any, name: str, code: Any) -> Exception:
     """What a CUDA error means to a user."""
     known = api.cudaError_t
     if code == known.cudaErrorMemoryAllocation:
-        return WorkError(
+        return MemoryRanOutError(
             "the GPU's memory ran out", "close other programs, give --memory, or make smaller or fewer pictures"
         )
     if code in (known.cudaErrorInsufficientDriver, known.cudaErrorNoDevice):
@@ -147,4 +147,5 @@ def _explained(api: Any, name: str, code: Any) -> Exception:
         )
     text = api.cudaGetErrorString(code)[1]
     said = text.decode() if isinstance(text, bytes) else str(text)
-    return WorkError(f"CUDA failed in {name}: {said}", "see: unipic2-edge doctor; try again with --verbose")
+    # Any other error sticks to the context: every later call fails with it as well (CUDA Runtime API, error handling).
+    return DeviceLostError(f"CUDA failed in {name}: {said}", "see: unipic2-edge doctor; try again with --verbose")

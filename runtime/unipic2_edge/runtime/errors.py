@@ -62,6 +62,14 @@ class WorkError(UserError):
     exit_code = 1
 
 
+class MemoryRanOutError(WorkError):
+    """The device's memory ran out; fewer or smaller pictures at once may fit."""
+
+
+class DeviceLostError(WorkError):
+    """The device failed in a way that leaves its context unusable; the pipeline must be loaded again."""
+
+
 class InterruptedWorkError(WorkError):
     """The user stopped the work; what was finished is kept and nothing is half-written."""
 

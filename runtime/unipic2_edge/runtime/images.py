@@ -40,17 +40,26 @@ def open_image(source: Path | str | Image.Image) -> Image.Image:
         _check_pixels("the picture", source.size)
         return _to_rgb(ImageOps.exif_transpose(source))
     path = Path(source)
-    data = _read(path)
+    return open_bytes(_read(path), str(path))
+
+
+def open_bytes(data: bytes, name: str) -> Image.Image:
+    """A picture's file in memory as RGB, as `open_image`; `name` is what errors call it.
+
+    Raises:
+        ImageError: unreadable, damaged, larger than 16.8 megapixels or 20 MB, or another format.
+    """
+    _check_bytes(name, len(data))
     try:
         with sizes_checked_here(), Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            _check_pixels(str(path), picture.size)
+            _check_pixels(name, picture.size)
             return _to_rgb(ImageOps.exif_transpose(picture))
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path} is too large a picture", "make it smaller than 16.8 megapixels") from error
+        raise ImageError(f"{name} is too large a picture", "make it smaller than 16.8 megapixels") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{path} is not a picture that can be read", _OTHER) from error
+        raise ImageError(f"{name} is not a picture that can be read", _OTHER) from error
     except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise for damaged files
-        raise ImageError(f"{path} is damaged: {error}", _OTHER) from error
+        raise ImageError(f"{name} is damaged: {error}", _OTHER) from error
 
 
 def open_images(image: Picture | Sequence[Picture], count: int, num_images: int) -> list[Image.Image]:
@@ -108,12 +117,15 @@ def sizes_checked_here() -> Iterator[None]:
 
 def _read(path: Path) -> bytes:
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ImageError(f"{path} has {size / 1e6:.1f} MB; at most 20 MB are read", "give a smaller file")
+        _check_bytes(str(path), path.stat().st_size)
         return path.read_bytes()
     except OSError as error:
         raise ImageError(f"cannot read {path}: {error.strerror}", "give the path of a picture") from error
+
+
+def _check_bytes(name: str, size: int) -> None:
+    if size > MAX_BYTES:
+        raise ImageError(f"{name} has {size / 1e6:.1f} MB; at most 20 MB are read", "give a smaller file")
 
 
 def _check_pixels(name: str, size: tuple[int, int]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from .bundle import Bundle
 from .engine import Engine, read_engine, read_engine_bytes, read_target
-from .errors import MissingDependencyError, WorkError
+from .errors import MemoryRanOutError, MissingDependencyError, WorkError
 from .session import Array, Arrays, check_inputs
 
 EXACT_INT8 = "session.x64quantprecision"
@@ -75,7 +75,8 @@ class OnnxRuntimeSession:
         try:
             values = self._session.run(self._outputs, dict(inputs))
         except Exception as error:
-            raise WorkError(
+            kind = MemoryRanOutError if "allocate memory" in str(error) else WorkError
+            raise kind(
                 f"ONNX Runtime failed in {self.graph.file}: {_first_line(error)}",
                 "a smaller picture or fewer pictures at once need less memory",
             ) from error

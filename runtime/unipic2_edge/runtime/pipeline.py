@@ -48,7 +48,8 @@ from .settings import PictureSettings, Reference
 from .tokens import open_text, open_tokenizers
 
 Floats = NDArray[np.float32]
-#: (pipeline, step, timestep, {"latents": [n, C, h, w]}) → None, or a dict whose "latents" replace them.
+#: (pipeline, step, timestep, {"latents": [n, C, h, w], "denoised": the same without the noise that the model sees in
+#: them}) → None, or a dict whose "latents" replace them.
 StepCallback = Callable[["Pipeline", int, float, dict[str, Any]], "dict[str, Any] | None"]
 
 
@@ -195,6 +196,14 @@ class Pipeline:
         request = make_request(self.manifest, "edit", prompts, target, options)
         return self._run(request, [picture.resize(target) for picture in pictures], callback_on_step_end)
 
+    def decode(self, latents: NDArray[np.float32]) -> list[Image.Image]:
+        """Latents [n, C, h, w] as a callback gets them → pictures: a preview of what is being made.
+
+        Raises:
+            BundleError, WorkError: as in `generate`.
+        """
+        return to_pictures(self._autoencoder.decode(latents))
+
     def _run(self, request: Request, pictures: list[Image.Image] | None, callback: StepCallback | None) -> Result:
         """Text → (reference →) sampling → decoding; every stage timed."""
         self.interrupt = False
@@ -223,7 +232,7 @@ class Pipeline:
         with watch.stage("denoise"):
             latents, steps_done = self._sample(request, denoising, sigmas, callback)
         with watch.stage("decode"):
-            images = to_pictures(self._autoencoder.decode(latents))
+            images = self.decode(latents)
         return Result(images, latents, request.seeds, self._settings(request), watch.total(), steps_done)
 
     def _sample(
@@ -234,10 +243,14 @@ class Pipeline:
         patches = patchify(self._initial(request), patch)  # [n, N, C·p·p]
         timesteps, step = self._scheduler.timesteps(sigmas), 0
         for step in range(request.num_inference_steps):
-            patches = euler_step(patches, denoising.velocity(step, patches), sigmas[step], sigmas[step + 1])
-            if callback is not None:
-                latents = unpatchify(patches, patch, *self._grid.latent_size(request))
-                changed = callback(self, step, float(timesteps[step]), {"latents": latents})
+            velocity = denoising.velocity(step, patches)
+            denoised = patches - sigmas[step] * velocity if callback is not None else None  # x0 = x − σ·v
+            patches = euler_step(patches, velocity, sigmas[step], sigmas[step + 1])
+            if callback is not None and denoised is not None:
+                latents, clean = (
+                    unpatchify(values, patch, *self._grid.latent_size(request)) for values in (patches, denoised)
+                )
+                changed = callback(self, step, float(timesteps[step]), {"latents": latents, "denoised": clean})
                 if changed and changed.get("latents") is not None:
                     patches = patchify(check_latents(changed["latents"], *latents.shape[:2]), patch)
             if self.interrupt:

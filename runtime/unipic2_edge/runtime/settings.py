@@ -47,11 +47,17 @@ def save_picture(picture: Image.Image, path: Path, settings: PictureSettings) ->
         OutputError: the folder does not exist or cannot be written to.
         WorkError: the disk is full.
     """
+    write_bytes(path, png_bytes(picture, settings))
+
+
+def png_bytes(picture: Image.Image, settings: PictureSettings | None) -> bytes:
+    """A PNG's bytes, with its settings as an iTXt chunk where there are any."""
     chunks = PngInfo()
-    chunks.add_itxt(_KEY, msgspec.json.encode(settings).decode())
+    if settings is not None:
+        chunks.add_itxt(_KEY, msgspec.json.encode(settings).decode())
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", pnginfo=chunks)
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def read_settings(path: Path) -> PictureSettings:

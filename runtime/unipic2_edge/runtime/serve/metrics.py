@@ -1,0 +1,57 @@
+"""What Prometheus is told: the queue, stages, pictures, answers, faults and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.process_collector import ProcessCollector
+
+from ..result import Result
+
+_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+_STATUS = Path("/proc/self/status")
+
+
+class Metrics:
+    """The server's figures.
+
+    Args:
+        waiting: how many jobs wait now.
+    """
+
+    def __init__(self, waiting: Callable[[], float]) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        Gauge("unipic2_queue_depth", "jobs that wait", registry=self.registry).set_function(waiting)
+        Gauge("unipic2_peak_memory_bytes", "of this process", registry=self.registry).set_function(_peak_memory)
+        self.pictures = Counter("unipic2_pictures", "pictures made", ["task"], registry=self.registry)
+        self.stages = Histogram(
+            "unipic2_stage_seconds", "of a batch", ["task", "stage"], buckets=_SECONDS, registry=self.registry
+        )
+        self.answers = Counter("unipic2_answers", "answers by status", ["path", "status"], registry=self.registry)
+        self.requests = Histogram(
+            "unipic2_request_seconds", "until the answer is over", ["path"], buckets=_SECONDS, registry=self.registry
+        )
+        self.faults = Counter("unipic2_faults", "of the device", ["kind"], registry=self.registry)
+
+    def observe(self, task: str, result: Result) -> None:
+        """A batch is done."""
+        self.pictures.labels(task).inc(len(result.images))
+        for stage, seconds in result.seconds.items():
+            self.stages.labels(task, stage).observe(seconds)
+
+    def text(self) -> bytes:
+        """In Prometheus' text format."""
+        text: bytes = generate_latest(self.registry)
+        return text
+
+
+def _peak_memory() -> float:
+    """The most this process has held, in bytes; 0 where the system does not tell so cheaply."""
+    try:
+        lines = _STATUS.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0.0
+    return next((float(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0.0)

@@ -1,0 +1,154 @@
+"""A request's body to a checked `Work`: JSON or multipart in, with the bundle's defaults filled in."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+from PIL import Image
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+
+from ..bundle import Manifest
+from ..errors import RequestError, UserError
+from ..images import open_bytes
+from ..request import Options, make_request, pick_edit_size, task_defaults
+from .encoding import from_data_uri
+from .jobs import Work
+from .limits import Limits
+from .messages import EditRequest, ImageRequest
+from .problems import ApiError, problem_of
+
+_Asked = TypeVar("_Asked", bound=ImageRequest)
+_PARTS = 64
+_COMPRESSION = 90
+
+
+async def read_generation(request: Request) -> ImageRequest:
+    """The body of a generation.
+
+    Raises:
+        ApiError: not JSON, or a field that is unknown or wrong; the message names it.
+    """
+    return _decoded(await request.body(), ImageRequest)
+
+
+async def read_edit(request: Request) -> tuple[EditRequest, Image.Image]:
+    """The body of an edit and its picture: JSON with a data URI, or multipart/form-data with a file.
+
+    Raises:
+        ApiError: as `read_generation`; no picture, more than one, or one that cannot be read.
+    """
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        asked = _decoded(await request.body(), EditRequest)
+        texts = [asked.image] if isinstance(asked.image, str) else asked.image
+        return asked, _one([_opened(lambda text=text: from_data_uri(text)) for text in texts[:2]])
+    return await _read_form(request)
+
+
+async def _read_form(request: Request) -> tuple[EditRequest, Image.Image]:
+    fields: dict[str, Any] = {}
+    pictures: list[Image.Image] = []
+    async with request.form(max_files=_PARTS, max_fields=_PARTS) as form:
+        for name, value in form.multi_items():
+            if not isinstance(value, UploadFile):
+                fields[name] = value
+            elif name in ("image", "image[]"):
+                data = await value.read()
+                pictures.append(_opened(lambda data=data: open_bytes(data, "the picture")))
+            else:
+                raise ApiError(400, "unknown_field", f"the file {name!r} is not used here", name)
+    try:
+        asked = msgspec.convert({**fields, "image": ""}, EditRequest, strict=False)
+    except msgspec.ValidationError as error:
+        raise _invalid(error) from None
+    return asked, _one(pictures)
+
+
+def _decoded(body: bytes, kind: type[_Asked]) -> _Asked:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise _invalid(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ApiError(400, "invalid_json", f"the body is not JSON: {error}") from None
+
+
+def _invalid(error: msgspec.ValidationError) -> ApiError:
+    text = str(error)
+    path = text.partition("`$")[2].partition("`")[0].lstrip(".") or None
+    name = text.partition("unknown field `")[2].partition("`")[0]
+    return ApiError(400, "unknown_field" if name else "invalid_field", text, name or path)
+
+
+def _opened(open_one: Any) -> Image.Image:
+    try:
+        picture: Image.Image = open_one()
+    except UserError as error:
+        raise ApiError(400, "invalid_image", str(error), "image") from None
+    return picture
+
+
+def _one(pictures: list[Image.Image]) -> Image.Image:
+    if len(pictures) != 1:
+        what = "there is no picture" if not pictures else "several pictures are not edited into one"
+        raise ApiError(400, "invalid_image", f"{what} (send one as image)", "image")
+    return pictures[0]
+
+
+def make_work(asked: ImageRequest, manifest: Manifest, limits: Limits, picture: Image.Image | None = None) -> Work:
+    """A checked work.
+
+    Raises:
+        ApiError: beyond the server's limits, or what the model cannot make.
+    """
+    _check_limits(asked, manifest, limits)
+    try:
+        return _work(asked, manifest, picture)
+    except RequestError as error:
+        raise problem_of(error) from None
+
+
+def _work(asked: ImageRequest, manifest: Manifest, picture: Image.Image | None) -> Work:
+    task = "generate" if picture is None else "edit"
+    default = task_defaults(manifest, "generate" if picture is None else "edit")
+    size = (default.width, default.height)
+    if asked.size not in (None, "auto"):
+        width, _, height = str(asked.size).partition("x")
+        size = int(width), int(height)
+    elif picture is not None:
+        size = pick_edit_size(manifest, [picture.size], None)
+    options = Options(asked.negative_prompt, asked.num_inference_steps, asked.guidance_scale, asked.seed)
+    checked = make_request(manifest, task, (asked.prompt,) * (asked.n or 1), size, options)  # type: ignore[arg-type]
+    if not asked.prompt.strip():
+        raise RequestError("the prompt is empty", "say in words what to make")
+    return Work(
+        task=checked.task,
+        prompt=asked.prompt,
+        negative_prompt=checked.negative_prompts[0],
+        width=checked.width,
+        height=checked.height,
+        steps=checked.num_inference_steps,
+        guidance=checked.guidance_scale,
+        seeds=checked.seeds or (),
+        picture=None if picture is None else picture.resize(size),
+        output_format=asked.output_format or "png",
+        compression=_COMPRESSION if asked.output_compression is None else asked.output_compression,
+        partial_images=(asked.partial_images or 0) if asked.stream else 0,
+    )
+
+
+def _check_limits(asked: ImageRequest, manifest: Manifest, limits: Limits) -> None:
+    """Raises a ApiError that names the field and its limit."""
+    for name, value, most in (
+        ("prompt", len(asked.prompt), limits.prompt_characters),
+        ("negative_prompt", len(asked.negative_prompt or ""), limits.prompt_characters),
+        ("num_inference_steps", asked.num_inference_steps or 0, limits.steps),
+        ("n", asked.n or 1, limits.pictures),
+    ):
+        if value > most:
+            raise ApiError(400, "too_much", f"{name}: {value} is more than {most}, which this server allows", name)
+    if asked.model not in (None, "", manifest.name):
+        raise ApiError(
+            404, "model_not_found", f"there is no model {asked.model[:60]!r}; it is {manifest.name}", "model"
+        )

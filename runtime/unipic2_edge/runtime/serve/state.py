@@ -1,0 +1,78 @@
+"""What the endpoints share: the bundle's manifest, the queue, the jobs, the worker and the figures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..bundle import Manifest
+from .backlog import Backlog
+from .jobs import Job, JobTable, Update, Work
+from .limits import Limits
+from .metrics import Metrics
+from .problems import stopping
+from .worker import Pictures, Worker
+
+_ROUGHLY = 0.3  # the weight of the newest batch in the average
+
+
+@dataclass
+class State:
+    """A running server.
+
+    Attributes:
+        manifest: of the bundle.
+        load: makes the pipeline.
+        limits: of requests.
+    """
+
+    manifest: Manifest
+    load: Callable[[], Pictures]
+    limits: Limits = field(default_factory=Limits)
+    created: int = field(default_factory=lambda: int(time.time()))
+    draining: bool = False
+    step_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        self.backlog = Backlog(self.limits.waiting)
+        self.jobs = JobTable(self.limits.kept_seconds, self.limits.kept_jobs)
+        self.metrics = Metrics(lambda: float(len(self.backlog)))
+        self.worker = Worker(self.load, self.backlog, self.limits.batch, self.metrics)
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken and there is a device for them."""
+        return not self.draining and self.worker.ready
+
+    def submit(self, work: Work, listener: Callable[[Update], None] = lambda update: None) -> Job:
+        """Let a work wait for the device.
+
+        Raises:
+            ApiError: the queue is full, or the server stops.
+        """
+        if self.draining:
+            raise stopping()
+        job = Job(work, time.monotonic() + self.limits.seconds, lambda update: self._note(job, update, listener))
+        self.backlog.put(job, max(1, round(self._expected(len(self.backlog), work))))
+        self.jobs.add(job)
+        return job
+
+    def eta(self, job: Job) -> float | None:
+        """Seconds until a job is probably done; None when it is over or nothing is known yet."""
+        if self.step_seconds is None or job.over:
+            return None
+        position = self.backlog.position(job)
+        left = job.work.steps - job.step
+        return self.step_seconds * left if position is None else self._expected(position + 1, job.work)
+
+    def _expected(self, before: int, work: Work) -> float:
+        return (self.step_seconds or 0.0) * work.steps * (before + 1) / self.limits.batch
+
+    def _note(self, job: Job, update: Update, listener: Callable[[Update], None]) -> None:
+        if update.kind == "finished" and job.state == "succeeded":
+            mine = job.seconds / job.work.steps
+            self.step_seconds = (
+                mine if self.step_seconds is None else (_ROUGHLY * mine + (1 - _ROUGHLY) * self.step_seconds)
+            )
+        listener(update)
