@@ -42,6 +42,7 @@ $(VENV)/demo-ready: pyproject.toml
 
 $(VENV)/test-ready: $(VENV)/demo-ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo,dev]"
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; } || echo "without chromium the page's tests are skipped"
 	touch $@
 
 clean:

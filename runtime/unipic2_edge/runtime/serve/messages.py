@@ -11,7 +11,7 @@ Format = Literal["png", "jpeg", "webp"]
 State = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
-class Message(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Message(msgspec.Struct, kw_only=True):
     """Base of all bodies."""
 
 
@@ -46,7 +46,7 @@ class EditRequest(ImageRequest, forbid_unknown_fields=True):
     image: Annotated[str | list[str], Meta(description="a data URI of a PNG, JPEG or WebP picture")] = ""
 
 
-class ImageData(Message):
+class ImageData(Message, omit_defaults=True):
     """One picture of an answer."""
 
     b64_json: str | None = None
@@ -64,7 +64,7 @@ class ImageAnswer(Message):
     seconds: float = 0.0
 
 
-class ImageEvent(Message):
+class ImageEvent(Message, omit_defaults=True):
     """One event of a stream, named `image_generation.…` or `image_edit.…`."""
 
     type: str

@@ -20,7 +20,6 @@ from .metrics import Metrics
 from .problems import ApiError, problem_of, stopping, too_late
 
 logger = logging.getLogger(__name__)
-_ENCODERS = 2
 _REOPEN_SECONDS = (0.0, 1.0, 5.0, 15.0)
 
 
@@ -63,7 +62,7 @@ class Worker:
         self._pipeline: Pictures | None = None
         self._current: list[Job] = []
         self._stopped = threading.Event()
-        self._encoders = ThreadPoolExecutor(_ENCODERS, thread_name_prefix="encode")
+        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encode")  # one, so that previews come in order
         self._thread = threading.Thread(target=self._run, name="device-worker", daemon=True)
 
     @property
@@ -84,7 +83,7 @@ class Worker:
         for job in self._current:
             job.fail(stopping())
         self._thread.join(seconds)
-        self._encoders.shutdown()
+        self._encoder.shutdown()
         if self._pipeline is not None:
             self._pipeline.close()
 
@@ -189,7 +188,7 @@ class Worker:
         """The first picture as the model sees it now."""
         picture = pipeline.decode(latents)[0]
         work = job.work
-        self._encoders.submit(lambda: job.preview(encode(picture, work.output_format, work.compression, None), index))
+        self._encoder.submit(lambda: job.preview(encode(picture, work.output_format, work.compression, None), index))
 
     def _hand_out(self, batch: list[Job], result: Result) -> None:
         """Encode beside the next batch: the device does not wait for it."""
@@ -197,7 +196,7 @@ class Worker:
         for job in batch:
             end = start + len(job.work.seeds)
             if whole:
-                self._encoders.submit(_finish, job, result, slice(start, end))
+                self._encoder.submit(_finish, job, result, slice(start, end))
             else:
                 job.fail(stopping() if self._stopped.is_set() else too_late())
             start = end
