@@ -200,6 +200,29 @@ def bench_step(arguments: argparse.Namespace) -> Report:
     return Report("step", settings, {"rows": [asdict(row) for row in rows]}, step_lines(rows))
 
 
+def bench_serve(arguments: argparse.Namespace) -> Report:
+    """A server under load: its speed over the bare pipeline's, a crowd, endurance, and slow clients."""
+    from .serving import Settings as LoadSettings
+    from .serving import measure, served_lines, served_record, usual_threads
+
+    manifest = Bundle(arguments.bundle).manifest
+    if min(arguments.requests, arguments.pictures, arguments.rounds, arguments.batch) < 1:
+        raise RequestError("a load of nothing measures nothing", "give numbers above 0")
+    settings = LoadSettings(
+        requests=arguments.requests,
+        steps=arguments.steps or task_defaults(manifest, "generate").num_inference_steps,
+        pictures=arguments.pictures,
+        rounds=arguments.rounds,
+        batch=arguments.batch,
+        threads=arguments.threads or usual_threads(),
+        slow=arguments.slow,
+    )
+    with progress(settings.rounds + 3, "measurement", arguments) as advance:
+        served = measure(arguments.bundle, settings, advance)
+    recorded: dict[str, object] = {"bundle": manifest.name, "recipe": manifest.recipe, **asdict(settings)}
+    return Report("serve", recorded, served_record(served), served_lines(served))
+
+
 def bench_recipes(arguments: argparse.Namespace) -> Report:
     """Export recipes against fp32: points lost on the same prompts, drift, bytes, seconds, and who runs them."""
     from unipic2_edge.training.checkpoint import Checkpoint

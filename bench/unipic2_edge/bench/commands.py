@@ -1,4 +1,4 @@
-"""bench's commands: `demo`, and `bench quality|compare|startup|step|engines|memory|recipes`."""
+"""bench's commands: `demo`, and `bench quality|compare|startup|step|serve|engines|memory|recipes`."""
 
 from __future__ import annotations
 
@@ -64,10 +64,17 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
     step.add_argument("--rounds", type=int, default=3)
     step.add_argument("--repeats", type=int, metavar="N", default=2, help="timed steps of a round")
     step.add_argument("--threads", type=int, metavar="K", help="CPU threads (default: one per core)")
-    for kind in (quality, compare, startup, step, engines, memory, recipes):
+    serve = kinds.add_parser("serve", help="a server under load, against the bare pipeline")
+    serve.add_argument("--requests", type=int, default=1000, help="at once, and one after another (default: 1000)")
+    serve.add_argument("--pictures", type=int, default=24, help="for each measurement of speed (default: 24)")
+    serve.add_argument("--rounds", type=int, default=5)
+    serve.add_argument("--batch", type=int, default=4)
+    serve.add_argument("--slow", type=int, default=200, metavar="N", help="clients that dawdle (default: 200)")
+    serve.add_argument("--threads", type=int, metavar="K", help="CPU threads (default: one per core)")
+    for kind in (quality, compare, startup, step, serve, engines, memory, recipes):
         kind.add_argument("-o", "--output", metavar="REPORT.json", type=Path, help="write the report here as well")
         add_common_arguments(kind)
-    for kind in (quality, compare, startup):
+    for kind in (quality, compare, startup, serve):
         kind.add_argument("bundle", metavar="BUNDLE", type=Path)
         kind.add_argument("--steps", type=int, metavar="N", help="default: the bundle's")
     for kind in (quality, compare):

@@ -97,3 +97,11 @@ def test_the_page_allows_nothing_from_elsewhere(server: Running) -> None:
         for name in ("/page.js", "/page.css", "/icon.svg"):
             assert client.get(name).status_code == 200
         assert page.headers["x-content-type-options"] == "nosniff"
+
+
+def test_clients_that_vanish_leave_no_noise(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+    _raw(server, "POST /v1/images/generations HTTP/1.1\r\nContent-Length: 100", b"{").close()
+    with server.client() as client:
+        for _ in range(3):
+            assert client.get("/health/live").status_code == 200
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -34,7 +34,12 @@ def make_app(state: State, hosts: tuple[str, ...] = LOOPBACK, key: str | None = 
     application = Starlette(
         routes=_routes(state),
         lifespan=_lifespan(state),
-        exception_handlers={ApiError: _problem, HTTPException: _refused, Exception: _failed},
+        exception_handlers={
+            ApiError: _problem,
+            HTTPException: _refused,
+            ClientDisconnect: _gone,
+            Exception: _failed,
+        },
     )
     application.state.server = state
     return Guard(application, hosts, key, state.limits, state.metrics)
@@ -91,6 +96,11 @@ async def _refused(request: Request, error: Exception) -> Response:
     names = {404: "not_found", 405: "method_not_allowed"}
     problem = ApiError(error.status_code, names.get(error.status_code, "invalid_request"), str(error.detail))
     return JSONResponse(problem.to_dict(), problem.status, error.headers)
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    """Nobody reads this any more."""
+    return Response(status_code=499)
 
 
 async def _failed(request: Request, error: Exception) -> Response:
