@@ -217,7 +217,7 @@ def bench_serve(arguments: argparse.Namespace) -> Report:
         threads=arguments.threads or usual_threads(),
         slow=arguments.slow,
     )
-    with progress(settings.rounds + 3, "measurement", arguments) as advance:
+    with progress(settings.rounds + 4, "measurement", arguments) as advance:
         served = measure(arguments.bundle, settings, advance)
     recorded: dict[str, object] = {"bundle": manifest.name, "recipe": manifest.recipe, **asdict(settings)}
     return Report("serve", recorded, served_record(served), served_lines(served))

@@ -6,11 +6,14 @@ unipic2-edge bench serve BUNDLE --requests 1000 -o bench/results/<machine>/serve
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
+import struct
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -80,6 +83,7 @@ class Served:
         growth_per_request: resident bytes that a request leaves behind: a line through the second half of a run.
         threads, files: of the server before and after it.
         slow_ratio: a good client's 99th percentile beside slow ones over that without them.
+        attacks: what was sent that must not be read → the status, and bytes by which the server's peak grew.
     """
 
     bare: Spread
@@ -93,6 +97,7 @@ class Served:
     threads: tuple[int, int]
     files: tuple[int, int]
     slow_ratio: float
+    attacks: dict[str, tuple[str, float]]
 
 
 @contextmanager
@@ -141,6 +146,8 @@ def measure(folder: Path, settings: Settings, done: Advance = lambda name: None)
         after = process.num_threads(), process.num_fds()
         slow = asyncio.run(_beside_slow_clients(url, settings))
         done("slow clients")
+        attacks = dict(_attacked(url))
+        done("attacks")
     return Served(
         spread(bare),
         spread(single),
@@ -153,6 +160,7 @@ def measure(folder: Path, settings: Settings, done: Advance = lambda name: None)
         (before[0], after[0]),
         (before[1], after[1]),
         slow,
+        attacks,
     )
 
 
@@ -269,6 +277,46 @@ async def _small_requests(url: str) -> list[float]:
     return seconds[_WARM:]
 
 
+def _attacked(url: str) -> Iterator[tuple[str, tuple[str, float]]]:
+    """A picture that unpacks to 243 MB, and 300 MB of body, said beforehand and not."""
+    uri = "data:image/png;base64," + base64.b64encode(_bomb(9000)).decode()
+    edit = {"prompt": "make it blue", "image": uri}
+    with httpx.Client(base_url=url, timeout=_CLIENT_SECONDS, trust_env=False) as client:
+        for name, request in (
+            ("81-megapixel PNG", {"url": "/v1/images/edits", "json": edit}),
+            ("300 MB", {"url": "/v1/images/generations", "content": bytes(300_000_000)}),
+            ("300 MB in chunks", {"url": "/v1/images/generations", "content": _chunks(300)}),
+        ):
+            before = _peak(client)
+            try:
+                status = str(client.post(**request).status_code)
+            except httpx.TransportError as error:  # the server closed the door while we were still sending
+                status = type(error).__name__
+            yield name, (status, _peak(client) - before)
+
+
+def _chunks(megabytes: int) -> Iterator[bytes]:
+    for _ in range(megabytes):
+        yield bytes(1_000_000)
+
+
+def _bomb(side: int) -> bytes:
+    """A small PNG of side × side black pixels."""
+    packed = zlib.compressobj(9)
+    rows = b"".join(packed.compress(bytes(3 * side + 1)) for _ in range(side)) + packed.flush()
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+def _peak(client: httpx.Client) -> float:
+    """The most that the server has held, in bytes, as it says itself."""
+    lines = client.get("/metrics").text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("unipic2_peak_memory_bytes "))
+
+
 def served_lines(served: Served) -> list[str]:
     """The measurements for people."""
     crowd = ", ".join(f"{count} × {status}" for status, count in sorted(served.crowd.statuses.items()))
@@ -281,6 +329,10 @@ def served_lines(served: Served) -> list[str]:
         f"one after another: {served.growth_per_request:.0f} bytes of growth a request, threads "
         f"{served.threads[0]} → {served.threads[1]}, files {served.files[0]} → {served.files[1]}",
         f"a good client's p99 beside slow ones: {served.slow_ratio:.2f} of that without them",
+        *(
+            f"{name}: {status}, the peak grew by {grown / 1e6:.1f} MB"
+            for name, (status, grown) in served.attacks.items()
+        ),
     ]
 
 
