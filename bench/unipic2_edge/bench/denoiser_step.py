@@ -175,12 +175,12 @@ def _pytorch(entrant: Contestant, task: Task) -> Callable[[], Floats]:
     dtype = getattr(torch, entrant.precision)
     checkpoint = Checkpoint.open(entrant.folder, partial=True)
     transformer = checkpoint.load_transformer(dtype)
-    config, factor = transformer.config, 2 ** (len(checkpoint.config("vae")["block_out_channels"]) - 1)
+    config, levels = checkpoint.config("transformer"), len(checkpoint.config("vae")["block_out_channels"])
     sizes = {
-        "channels": config.in_channels,
-        "factor": factor,
-        "joint": config.joint_attention_dim,
-        "pooled": config.pooled_projection_dim,
+        "channels": config["in_channels"],
+        "factor": 2 ** (levels - 1),
+        "joint": config["joint_attention_dim"],
+        "pooled": config["pooled_projection_dim"],
     }
     inputs = _inputs(sizes, task)
     latents, context, pooled = (

@@ -6,35 +6,27 @@ unipic2-edge bench serve BUNDLE --requests 1000 -o bench/results/<machine>/serve
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
-import struct
-import subprocess
-import sys
-import tempfile
 import time
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import httpx
 import numpy as np
 import psutil
 
-from unipic2_edge.runtime.errors import WorkError
 from unipic2_edge.runtime.pipeline import Pipeline
 
+from .attacks import attacked
+from .server_process import server
 from .statistics import Spread, ratios, spread
 
 Advance = Callable[[str], None]
 _PROMPT = "a red circle"
-_START_SECONDS = 120
 _CLIENT_SECONDS = 600
-_POLL_SECONDS = 0.1
 _WARM = 20
 
 
@@ -100,34 +92,6 @@ class Served:
     attacks: dict[str, tuple[str, float]]
 
 
-@contextmanager
-def server(folder: Path, *options: str) -> Iterator[tuple[str, psutil.Process]]:
-    """A server on a free port, and its process; stopped at the end.
-
-    Raises:
-        WorkError: it does not start.
-    """
-    command = [sys.executable, "-m", "unipic2_edge.runtime.cli", "serve", str(folder), "--port", "0", *options]
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, stderr=log)
-        try:
-            yield _address(process, log), psutil.Process(process.pid)
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def _address(process: subprocess.Popen[bytes], log: TextIO) -> str:
-    deadline = time.monotonic() + _START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        log.seek(0)
-        found = next((line.split()[0] for line in log if line.startswith("http://")), None)
-        if found is not None:
-            return found
-        time.sleep(_POLL_SECONDS)
-    raise WorkError("the server did not start", "run unipic2-edge serve by hand and see what it says")
-
-
 def measure(folder: Path, settings: Settings, done: Advance = lambda name: None) -> Served:
     """All measurements, the server's process anew for each kind.
 
@@ -146,7 +110,7 @@ def measure(folder: Path, settings: Settings, done: Advance = lambda name: None)
         after = process.num_threads(), process.num_fds()
         slow = asyncio.run(_beside_slow_clients(url, settings))
         done("slow clients")
-        attacks = dict(_attacked(url))
+        attacks = dict(attacked(url))
         done("attacks")
     return Served(
         spread(bare),
@@ -275,46 +239,6 @@ async def _small_requests(url: str) -> list[float]:
             await client.get("/v1/models")
             seconds.append(time.perf_counter() - start)
     return seconds[_WARM:]
-
-
-def _attacked(url: str) -> Iterator[tuple[str, tuple[str, float]]]:
-    """A picture that unpacks to 243 MB, and 300 MB of body, said beforehand and not."""
-    uri = "data:image/png;base64," + base64.b64encode(_bomb(9000)).decode()
-    edit = {"prompt": "make it blue", "image": uri}
-    with httpx.Client(base_url=url, timeout=_CLIENT_SECONDS, trust_env=False) as client:
-        for name, request in (
-            ("81-megapixel PNG", {"url": "/v1/images/edits", "json": edit}),
-            ("300 MB", {"url": "/v1/images/generations", "content": bytes(300_000_000)}),
-            ("300 MB in chunks", {"url": "/v1/images/generations", "content": _chunks(300)}),
-        ):
-            before = _peak(client)
-            try:
-                status = str(client.post(**request).status_code)
-            except httpx.TransportError as error:  # the server closed the door while we were still sending
-                status = type(error).__name__
-            yield name, (status, _peak(client) - before)
-
-
-def _chunks(megabytes: int) -> Iterator[bytes]:
-    for _ in range(megabytes):
-        yield bytes(1_000_000)
-
-
-def _bomb(side: int) -> bytes:
-    """A small PNG of side × side black pixels."""
-    packed = zlib.compressobj(9)
-    rows = b"".join(packed.compress(bytes(3 * side + 1)) for _ in range(side)) + packed.flush()
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
-    )
-
-
-def _peak(client: httpx.Client) -> float:
-    """The most that the server has held, in bytes, as it says itself."""
-    lines = client.get("/metrics").text.splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith("unipic2_peak_memory_bytes "))
 
 
 def served_lines(served: Served) -> list[str]:

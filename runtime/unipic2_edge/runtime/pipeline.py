@@ -42,9 +42,9 @@ from .request import (
     pick_size,
     task_defaults,
 )
-from .result import Result, Stopwatch
+from .result import Result, Stopwatch, settings_of
 from .scheduler import FlowMatchEuler, euler_step
-from .settings import PictureSettings, Reference
+from .settings import Reference
 from .tokens import open_text, open_tokenizers
 
 Floats = NDArray[np.float32]
@@ -233,7 +233,7 @@ class Pipeline:
             latents, steps_done = self._sample(request, denoising, sigmas, callback)
         with watch.stage("decode"):
             images = self.decode(latents)
-        return Result(images, latents, request.seeds, self._settings(request), watch.total(), steps_done)
+        return Result(images, latents, request.seeds, settings_of(request, self.manifest), watch.total(), steps_done)
 
     def _sample(
         self, request: Request, denoising: Denoising, sigmas: Floats, callback: StepCallback | None
@@ -275,25 +275,6 @@ class Pipeline:
             noise = np.stack([reference_noise(seed, shape) for seed in request.seeds or ()])
         latents = self._autoencoder.encode(np.concatenate([to_array(picture) for picture in pictures]), noise)
         return patchify(latents, self.manifest.latents.patch_size)
-
-    def _settings(self, request: Request) -> list[PictureSettings]:
-        return [
-            PictureSettings(
-                task=request.task,
-                prompt=request.prompts[row],
-                negative_prompt=request.negative_prompts[row],
-                width=request.width,
-                height=request.height,
-                num_inference_steps=request.num_inference_steps,
-                guidance_scale=request.guidance_scale,
-                seed=None if request.seeds is None else request.seeds[row],
-                reference=request.reference,
-                bundle=self.manifest.name,
-                source=self.manifest.source.sha256,
-                recipe=self.manifest.recipe,
-            )
-            for row in range(request.count)
-        ]
 
     @cached_property
     def _scheduler(self) -> FlowMatchEuler:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .bundle import Manifest
+from .request import Request
 from .settings import PictureSettings
 
 
@@ -49,3 +51,24 @@ class Stopwatch:
     def total(self) -> dict[str, float]:
         """The stages, and `total`."""
         return {**self.seconds, "total": time.perf_counter() - self._start}
+
+
+def settings_of(request: Request, manifest: Manifest) -> list[PictureSettings]:
+    """The settings of each picture that a request makes on a bundle."""
+    return [
+        PictureSettings(
+            task=request.task,
+            prompt=request.prompts[row],
+            negative_prompt=request.negative_prompts[row],
+            width=request.width,
+            height=request.height,
+            num_inference_steps=request.num_inference_steps,
+            guidance_scale=request.guidance_scale,
+            seed=None if request.seeds is None else request.seeds[row],
+            reference=request.reference,
+            bundle=manifest.name,
+            source=manifest.source.sha256,
+            recipe=manifest.recipe,
+        )
+        for row in range(request.count)
+    ]

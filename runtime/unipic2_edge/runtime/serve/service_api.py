@@ -79,4 +79,4 @@ async def page(request: Request) -> Response:
 
 @cache
 def _file(name: str) -> bytes:
-    return (files(__package__) / "page" / name).read_bytes()
+    return (files("unipic2_edge.runtime.serve") / "page" / name).read_bytes()
