@@ -30,7 +30,7 @@ from unipic2_edge.runtime.files import write_bytes
 from unipic2_edge.runtime.pipeline import Pipeline
 from unipic2_edge.training.checkpoint import Checkpoint
 
-_HEAD = ("recipe", "generation lost", "editing lost", "velocity", "PSNR", "denoiser", "CPU step", "targets")
+_HEAD = ("recipe", "generation lost", "editing lost", "velocity", "PSNR", "denoiser", "CPU picture", "targets")
 _TIMED = 5
 Advance = Callable[[str], None]
 

@@ -86,7 +86,7 @@ def activation_bytes(bundle: Bundle, spec: EngineSpec) -> int:
     if spec.graph == "denoiser":
         rows, tokens, _ = largest["patches"]
         context, hidden = largest["context"][1:]
-        per_value = 12.3 if spec.capabilities == ("7.5",) else 9.6  # Turing's attention keeps more
+        per_value = _per_value(bundle, spec)
         grows = per_value * rows * (tokens + context) * hidden
     elif spec.graph == "modulation":
         rows, width = largest["pooled"][0], bundle.graph("modulation").outputs[0].shape[-1]
@@ -96,6 +96,20 @@ def activation_bytes(bundle: Bundle, spec: EngineSpec) -> int:
         rows = max((shape[0] for shape in largest.values()), default=1)
         grows = 10.2 * rows * prod(side for side in states if isinstance(side, int))
     return int(workspaces * _WORKSPACE + grows * item)
+
+
+def _per_value(bundle: Bundle, spec: EngineSpec) -> float:
+    """Activations of the denoiser for each value of its hidden states.
+
+    Weights that are decoded beside half-precision inputs, and nvfp4's blocks, take more.
+    """
+    formats = bundle.manifest.components["denoiser"].formats
+    if not formats:
+        return 12.3 if spec.capabilities == ("7.5",) else 9.6  # Turing's attention keeps more
+    graph = bundle.read(bundle.graph(spec.graph).file)
+    if "nvfp4" in formats:
+        return 12.6 if b"TRT_FP4DynamicQuantize" in graph else 10.8
+    return 10.3 if b"\x0eQuantizeLinear" in graph else 12.7  # of 14 letters: not DequantizeLinear
 
 
 def _autoencoder_bytes(bundle: Bundle, graph: str, largest: dict[str, tuple[int, ...]], item: int) -> int:
