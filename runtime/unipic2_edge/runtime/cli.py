@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "targets": ("unipic2_edge.engines.commands", "list what a bundle can be built for"),
     "generate": ("unipic2_edge.runtime.commands", "make pictures from a prompt"),
     "edit": ("unipic2_edge.runtime.commands", "change a picture as told"),
+    "batch": ("unipic2_edge.runtime.commands", "make a file of prompts into pictures, on one machine or a cluster"),
     "serve": ("unipic2_edge.runtime.serve.commands", "serve a bundle to browsers and OpenAI clients on this machine"),
     "inspect": (
         "unipic2_edge.runtime.commands",
@@ -192,6 +193,9 @@ _EXTRAS = {
     "accelerate": "train",
     "tensorboard": "train",
     "scipy": "bench",
+    "ray": "ray",
+    "pyarrow": "ray",
+    "pandas": "ray",
     "starlette": "serve",
     "uvicorn": "serve",
     "anyio": "serve",

@@ -1,4 +1,4 @@
-"""The runtime's commands: `generate`, `edit`, `inspect`, `doctor`."""
+"""The runtime's commands: `generate`, `edit`, `batch`, `inspect`, `doctor`."""
 
 from __future__ import annotations
 
@@ -55,6 +55,54 @@ def edit(arguments: argparse.Namespace) -> Outcome:
     from .pictures import edit_pictures
 
     return edit_pictures(arguments)
+
+
+def batch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `batch`."""
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path)
+    parser.add_argument(
+        "file",
+        metavar="PROMPTS.jsonl",
+        type=Path,
+        help='a JSON object a line: {"prompt": "…"}; also image (an edit), seed, width, height, num_inference_steps, '
+        "guidance_scale, negative_prompt",
+    )
+    parser.add_argument("output", metavar="DIR", type=Path, help="line 7's picture is DIR/000007.png")
+    parser.add_argument("--replicas", type=int, default=1, metavar="N", help="pipelines side by side (needs [ray])")
+    parser.add_argument("--gpus", type=float, default=0, metavar="G", help="of each replica; fractions share one")
+    parser.add_argument("--cpus", type=float, default=1, metavar="C", help="of each replica")
+    parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, gpu, cuda")
+    parser.add_argument("--threads", type=int, metavar="K", help="CPU threads of each (default: one per core)")
+
+
+def batch(arguments: argparse.Namespace) -> Outcome:
+    """Make a file of prompts into pictures; what is there already is not made again.
+
+    Raises:
+        RequestError: the file is wrong, or cannot be read.
+        OutputError: the folder cannot be made.
+        WorkError: some lines could not be made; the others stand.
+    """
+    from .errors import OutputError, RequestError, WorkError
+    from .offline import Replicas, make, read_tasks
+
+    if arguments.replicas < 1:
+        raise RequestError(f"{arguments.replicas} replicas make nothing", "use 1 or more")
+    try:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make {arguments.output}: {error.strerror}", "give another folder") from error
+    tasks = read_tasks(arguments.file, arguments.output)
+    replicas = Replicas(arguments.replicas, arguments.gpus, arguments.cpus, arguments.device, arguments.threads)
+    failed = make(arguments.bundle, tasks, replicas) if tasks else {}
+    if failed:
+        number, problem = min(failed.items())
+        raise WorkError(
+            f"{len(failed)} of {len(tasks)} lines could not be made; line {number}: {problem}",
+            "mend them and run again: what is there is not made again",
+        )
+    made = {"pictures": len(tasks), "output": str(arguments.output)}
+    return Outcome(dict(made), [f"{len(tasks)} pictures in {arguments.output}"])
 
 
 def _picture_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,16 +23,17 @@ from .state import State
 logger = logging.getLogger(__name__)
 
 
-def make_app(state: State, hosts: tuple[str, ...] = LOOPBACK, key: str | None = None) -> App:
+def make_app(state: State, hosts: tuple[str, ...] = LOOPBACK, key: str | None = None, jobs: bool = True) -> App:
     """The application of a server.
 
     Args:
         state: what it serves.
         hosts: the names under which it may be asked.
         key: the API key, or None.
+        jobs: whether it has the endpoints of jobs, which live in this process.
     """
     application = Starlette(
-        routes=_routes(state),
+        routes=_routes(state, jobs),
         lifespan=_lifespan(state),
         exception_handlers={
             ApiError: _problem,
@@ -45,14 +46,15 @@ def make_app(state: State, hosts: tuple[str, ...] = LOOPBACK, key: str | None = 
     return Guard(application, hosts, key, state.limits, state.metrics)
 
 
-def _routes(state: State) -> list[Route]:
-    document = openapi(state.manifest.name)
+def _routes(state: State, jobs: bool) -> list[Route]:
+    endpoints = [endpoint for endpoint in ENDPOINTS if jobs or not endpoint.path.startswith("/v1/jobs")]
+    document = openapi(state.manifest.name, endpoints)
 
     async def describe(request: Request) -> Response:
         """OpenAPI's document."""
         return json_answer(document)
 
-    handlers = [(endpoint.path, endpoint.method, endpoint.handler) for endpoint in ENDPOINTS]
+    handlers = [(endpoint.path, endpoint.method, endpoint.handler) for endpoint in endpoints]
     handlers += [(path, "GET", page) for path in PAGE]
     handlers.append(("/openapi.json", "GET", describe))
     return [

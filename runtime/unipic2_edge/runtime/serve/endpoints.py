@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -59,15 +59,15 @@ PAGE = ("/", "/page.css", "/page.js", "/icon.svg")
 _REFERENCE = "#/components/schemas/{name}"
 
 
-def openapi(name: str) -> dict[str, object]:
+def openapi(name: str, endpoints: Sequence[Endpoint] = ENDPOINTS) -> dict[str, object]:
     """OpenAPI 3.1's document of a server for a model."""
     structs: set[type[Message]] = {ErrorAnswer}
-    for endpoint in ENDPOINTS:
+    for endpoint in endpoints:
         structs |= {kind for kind in (endpoint.answer, endpoint.body) if isinstance(kind, type)}
     ordered = sorted(structs, key=lambda kind: kind.__name__)
     schemas = msgspec.json.schema_components(ordered, ref_template=_REFERENCE)[1]
     paths: dict[str, dict[str, object]] = {}
-    for endpoint in ENDPOINTS:
+    for endpoint in endpoints:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
     return {
         "openapi": "3.1.0",

@@ -21,6 +21,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+ANY = "*"  # every host: behind a proxy that checks it, and with a key
 #: The page itself and what a supervisor asks need no key: there is nothing of the user's in them.
 OPEN = ("/", "/page.css", "/page.js", "/icon.svg", "/health/live", "/health/ready")
 _SECURITY = [
@@ -71,16 +72,23 @@ class Guard:
             ApiError: another host or origin, no key or a wrong one, or a body that says it is too long.
         """
         host = headers.get("host", "")
-        if _name(host) not in self._hosts:
+        if not self._knows(_name(host)):
             raise ApiError(403, "host_not_allowed", f"this server is not {host[:80]!r} (start it with --allow-host)")
         origin = headers.get("origin")
-        if origin is not None and _name(origin.partition("://")[2]) not in self._hosts:
+        if origin is not None and not self._same(_name(origin.partition("://")[2]), _name(host)):
             raise ApiError(403, "origin_not_allowed", f"pages of {origin[:80]!r} may not use this server")
         if self._key is not None and scope["path"] not in OPEN and not self._knows_key(headers):
             raise ApiError(401, "invalid_api_key", "send the server's key as Authorization: Bearer KEY")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > self._limits.body_bytes:
             raise ApiError(413, "body_too_large", f"at most {self._limits.body_bytes / 1e6:.0f} MB are read")
+
+    def _knows(self, host: str) -> bool:
+        return host in self._hosts or ANY in self._hosts
+
+    def _same(self, origin: str, host: str) -> bool:
+        """A page's host must be one of ours; where any is, the very one that it asks."""
+        return origin == host if ANY in self._hosts else origin in self._hosts
 
     def _knows_key(self, headers: dict[str, str]) -> bool:
         given = headers.get("authorization", "").removeprefix("Bearer ").encode()

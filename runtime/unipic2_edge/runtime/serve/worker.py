@@ -61,6 +61,7 @@ class Worker:
         self._load, self._backlog, self._batch, self._metrics = load, backlog, batch, metrics
         self._pipeline: Pictures | None = None
         self._current: list[Job] = []
+        self._lost = False
         self._stopped = threading.Event()
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encode")  # one, so that previews come in order
         self._thread = threading.Thread(target=self._run, name="device-worker", daemon=True)
@@ -69,6 +70,11 @@ class Worker:
     def ready(self) -> bool:
         """Whether there is a pipeline that works."""
         return self._pipeline is not None and self._thread.is_alive()
+
+    @property
+    def lost(self) -> bool:
+        """Whether its device did not come back."""
+        return self._lost
 
     def start(self) -> None:
         """Open the pipeline, which may raise what it raises, and begin."""
@@ -145,6 +151,7 @@ class Worker:
             else:
                 return
         logger.error("the device is lost")
+        self._lost = True
 
     def _make(self, batch: list[Job]) -> None:
         pipeline, first = self._pipeline, batch[0].work
