@@ -78,7 +78,7 @@ def write_bundle(
 
 def _recipe_record(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> bytes:
     """What the bundle was made by: the whole recipe, the hash of what was calibrated on, and the LoRAs merged."""
-    loras = [{"name": lora.path.name, "scale": lora.scale, "sha256": lora.sha256} for lora in checkpoint.loras]
+    loras = [{"name": lora.name, "scale": lora.scale, "sha256": lora.sha256} for lora in checkpoint.loras]
     record = {"recipe": recipe.to_dict(), "calibration_sha256": calibration, "loras": loras}
     return (json.dumps(record, indent=2) + "\n").encode()
 

@@ -79,7 +79,7 @@ class Checkpoint(CheckpointFolder):
     @property
     def name(self) -> str:
         """The folder's name, and those of the LoRAs with their scales."""
-        return " + ".join([self.folder.resolve().name, *(f"{lora.path.stem}:{lora.scale:g}" for lora in self.loras)])
+        return " + ".join([self.folder.resolve().name, *(f"{lora.name}:{lora.scale:g}" for lora in self.loras)])
 
     def with_loras(self, asked: list[tuple[Path, float]]) -> Checkpoint:
         """The same checkpoint with LoRAs, each with its scale, merged into the denoiser; they add up.

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from .errors import RequestError
 
+_PEFT_FILE = "adapter_model.safetensors"
 _PEFT, _DIFFUSERS = "base_model.model.", "transformer."
 _FACTOR = re.compile(r"(?P<layer>.+?)(?:\.lora_|\.lora\.|_lora\.)(?P<side>A|B|down|up)(?:\.default)?\.weight")
 _ALPHA = re.compile(r"(?P<layer>.+?)(?:(?:\.lora_|\.lora\.|_lora\.)(?:A|B|down|up)\.weight)?\.alpha")
@@ -93,6 +94,11 @@ class Lora:
             _check_values(file, tensors)
         return cls(file, scale, _sha256(file, settings), layers, settings)
 
+    @property
+    def name(self) -> str:
+        """The file's name without its ending; peft calls every file alike, so there it is the folder's."""
+        return self.path.resolve().parent.name if self.path.name == _PEFT_FILE else self.path.stem
+
     def change(self, name: str) -> Tensor | None:
         """What is added to a parameter, flattened to [out, in], in float32; None where it is not one of this LoRA's.
 
@@ -148,7 +154,7 @@ def merged(loras: tuple[Lora, ...], name: str, stored: Tensor) -> Tensor:
 
 
 def _file(path: Path) -> Path:
-    file = path / "adapter_model.safetensors" if path.is_dir() else path
+    file = path / _PEFT_FILE if path.is_dir() else path
     if path.suffix in _PICKLED or (path.is_dir() and not file.is_file() and any(path.glob("*.bin"))):
         raise RequestError(
             f"{path} is pickled, which can run code when it is opened", "give the LoRA as a safetensors file"
