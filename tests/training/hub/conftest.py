@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from unipic2_edge.training.checkpoint import Checkpoint
+from unipic2_edge.training.layout import MODELS, TOKENIZERS
+
 from .stub_hub import Handler, StubHub
 
 
@@ -34,18 +37,33 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StubHub]:
     thread.join()
 
 
+#: What a repository holds beside a checkpoint, and what must not be fetched.
+BESIDE = {
+    "README.md": b"a card",
+    "transformer/diffusion_pytorch_model.fp16.safetensors": b"half" * 300,
+    "transformer/diffusion_pytorch_model.bin": b"pickled" * 500,
+    "text_encoder/model.onnx": b"onnx" * 500,
+}
+
+
 @pytest.fixture
-def kontext_files(tiny_checkpoint: Path) -> dict[str, bytes]:
-    """A Kontext repository as one is published: the checkpoint, and what must not be fetched beside it."""
-    folder = getattr(tiny_checkpoint, "folder", tiny_checkpoint)
-    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    weights = files["transformer/diffusion_pytorch_model.safetensors"]
-    return files | {
-        "README.md": b"a card",
-        "transformer/diffusion_pytorch_model.fp16.safetensors": weights[::-1],
-        "transformer/diffusion_pytorch_model.bin": b"pickled" * 500,
-        "text_encoder/model.onnx": b"onnx" * 500,
-    }
+def kontext_files() -> dict[str, bytes]:
+    """A Kontext repository as one is published, its files of the right names and no more."""
+    files = dict(BESIDE)
+    for part in MODELS:
+        stem = "diffusion_pytorch_model" if part in ("transformer", "vae") else "model"
+        files |= {f"{part}/config.json": part.encode(), f"{part}/{stem}.safetensors": part.encode() * 500}
+    for part in TOKENIZERS:
+        files |= {f"{part}/tokenizer.json": part.encode(), f"{part}/tokenizer_config.json": b"{}" + part.encode()}
+    return files | {"scheduler/scheduler_config.json": b"{ }", "model_index.json": b"{}\n"}
+
+
+@pytest.fixture
+def real_files(tiny_checkpoint: Checkpoint) -> dict[str, bytes]:
+    """A Kontext repository whose checkpoint can be loaded."""
+    folder = tiny_checkpoint.folder
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths} | BESIDE
 
 
 @pytest.fixture

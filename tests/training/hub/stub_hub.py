@@ -40,6 +40,8 @@ class StubHub:
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, Range
     url: str = ""
     down: bool = False
+    down_after_cut: bool = False
+    foreign: bool = False  # it is no hub: a portal that wants a login, say
 
     def downloads(self) -> list[str]:
         """The names of the files whose bytes were asked for."""
@@ -65,6 +67,8 @@ class Handler(BaseHTTPRequestHandler):
         parts = path.strip("/").split("/")
         if self.hub.down:
             self._refuse(503, "")
+        elif self.hub.foreign:
+            self._send(200, {"Content-Type": "text/html"}, b"<html>please log in</html>")
         elif parts[:2] == ["api", "models"]:
             self._api("/".join(parts[2:4]), parts[4:])
         elif parts[0] == "large":
@@ -139,6 +143,7 @@ class Handler(BaseHTTPRequestHandler):
         limit = self.hub.cut.pop(path, None)
         self.wfile.write(body[:limit])
         if limit is not None:
+            self.hub.down = self.hub.down_after_cut
             self.close_connection = True
 
 

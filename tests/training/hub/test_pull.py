@@ -14,11 +14,11 @@ from huggingface_hub import constants
 
 from unipic2_edge.runtime.cli import main
 from unipic2_edge.training.errors import CheckpointError, OutputError, RequestError, UserError, WorkError
-from unipic2_edge.training.hub import repository
+from unipic2_edge.training.hub import large, repository
 from unipic2_edge.training.hub.pull import DEFAULT_QWEN, PullOptions, pull
 from unipic2_edge.training.layout import CheckpointFolder
 
-from .stub_hub import StubHub, StubRepository
+from .stub_hub import LARGE, StubHub, StubRepository
 
 KONTEXT, METAQUERY = "Skywork/kontext", "Skywork/metaquery"
 
@@ -26,6 +26,12 @@ KONTEXT, METAQUERY = "Skywork/kontext", "Skywork/metaquery"
 @pytest.fixture
 def kontext(hub: StubHub, kontext_files: dict[str, bytes]) -> StubRepository:
     hub.repositories[KONTEXT] = StubRepository(kontext_files)
+    return hub.repositories[KONTEXT]
+
+
+@pytest.fixture
+def real(hub: StubHub, real_files: dict[str, bytes]) -> StubRepository:
+    hub.repositories[KONTEXT] = StubRepository(real_files)
     return hub.repositories[KONTEXT]
 
 
@@ -41,12 +47,12 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_kontext_checkpoint_arrives_whole_and_alone(
-    kontext: StubRepository, tiny_checkpoint: CheckpointFolder, tmp_path: Path
+    real: StubRepository, tiny_checkpoint: CheckpointFolder, tmp_path: Path
 ) -> None:
     pulled = pull(KONTEXT, tmp_path / "made")
     assert _files(tmp_path / "made") == _files(tiny_checkpoint.folder)
     assert CheckpointFolder.open(tmp_path / "made").sha256() == tiny_checkpoint.sha256()
-    assert (pulled.variant, pulled.commits, pulled.linked) == ("kontext", {KONTEXT: kontext.commit}, 5)
+    assert (pulled.variant, pulled.commits, pulled.linked) == ("kontext", {KONTEXT: real.commit}, 5)
     assert pulled.size == sum(map(len, _files(tmp_path / "made").values()))
 
 
@@ -91,10 +97,10 @@ def test_another_language_model_may_be_named(hub: StubHub, metaquery: StubReposi
 
 
 def test_without_a_folder_the_cache_is_used_in_place(
-    kontext: StubRepository, metaquery: StubRepository, tiny_checkpoint: CheckpointFolder
+    real: StubRepository, metaquery: StubRepository, tiny_checkpoint: CheckpointFolder
 ) -> None:
     pulled = pull(KONTEXT, None)
-    assert pulled.folder.name == kontext.commit
+    assert pulled.folder.name == real.commit
     assert CheckpointFolder.open(pulled.folder).sha256() == tiny_checkpoint.sha256()
     with pytest.raises(RequestError, match="its language model"):
         pull(METAQUERY, None)
@@ -127,12 +133,12 @@ def test_a_variant_is_taken_only_where_there_is_nothing_else(
 
 
 def test_old_tokenizers_are_converted(
-    hub: StubHub, kontext: StubRepository, tiny_checkpoint: CheckpointFolder, tmp_path: Path
+    hub: StubHub, real: StubRepository, tiny_checkpoint: CheckpointFolder, tmp_path: Path
 ) -> None:
     """Published repositories keep CLIP's vocabulary and merges, without the one file that is read here."""
-    model = json.loads(kontext.files["tokenizer/tokenizer.json"])["model"]
+    model = json.loads(real.files["tokenizer/tokenizer.json"])["model"]
     merges = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in model["merges"])])
-    files = {name: data for name, data in kontext.files.items() if name != "tokenizer/tokenizer.json"}
+    files = {name: data for name, data in real.files.items() if name != "tokenizer/tokenizer.json"}
     files |= {"tokenizer/vocab.json": json.dumps(model["vocab"]).encode(), "tokenizer/merges.txt": merges.encode()}
     hub.repositories["me/old"] = StubRepository(files)
     with pytest.raises(RequestError, match=r"tokenizer\.json"):
@@ -158,6 +164,41 @@ def test_a_cut_connection_goes_on_where_it_was(
     asked = [place for method, name, place in hub.asked if method == "GET" and name.endswith(path)]
     assert asked == [None, "bytes=1500-"]
     assert (tmp_path / "made" / path).read_bytes() == kontext.files[path]
+
+
+def test_a_run_that_was_stopped_goes_on_inside_a_file(
+    hub: StubHub, kontext: StubRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = "text_encoder_2/model.safetensors"
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 500)
+    monkeypatch.setattr(large, "FROM", LARGE)
+    hub.cut[path] = 1500
+    hub.down_after_cut = True
+    with pytest.raises(WorkError, match="answered 503"):
+        pull(KONTEXT, tmp_path / "made")
+    hub.down, hub.down_after_cut = False, False
+    hub.asked.clear()
+    pull(KONTEXT, tmp_path / "made")
+    asked = [place for method, name, place in hub.asked if method == "GET" and "/large/" in name and path in name]
+    assert asked == ["bytes=1500-"]
+    assert (tmp_path / "made" / path).read_bytes() == kontext.files[path]
+    assert list(Path(constants.HF_HUB_CACHE).rglob("*.partial")) == []
+
+
+def test_ctrl_c_keeps_what_has_arrived(
+    hub: StubHub, kontext: StubRepository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(large, "FROM", LARGE)
+    with monkeypatch.context() as patched:
+        patched.setattr(large.LargeFiles, "_wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pull(KONTEXT, tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+    pull(KONTEXT, tmp_path / "made")
+    assert (tmp_path / "made" / "vae" / "config.json").is_file()
 
 
 @pytest.mark.parametrize("way", ["offline", "no network", "a hub that is down"])
@@ -204,6 +245,12 @@ def test_what_is_not_in_the_cache_needs_one(
     with pytest.raises(kind, match=problem):
         pull(KONTEXT, tmp_path / "made")
     assert not (tmp_path / "made").exists()
+
+
+def test_an_endpoint_that_is_no_hub(hub: StubHub, kontext: StubRepository, tmp_path: Path) -> None:
+    hub.foreign = True
+    with pytest.raises(WorkError, match="does not answer as a hub"):
+        pull(KONTEXT, tmp_path / "made")
 
 
 def test_a_part_of_a_snapshot_is_not_a_checkpoint(

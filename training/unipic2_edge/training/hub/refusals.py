@@ -56,6 +56,8 @@ def _refused(error: Exception, repo: str, revision: str | None) -> UserError | N
         return _unreachable(error, repo)
     if isinstance(error, OSError):
         return _disk(error)
+    if isinstance(error, ValueError | KeyError):  # what it answers is not what a hub answers
+        return WorkError(f"{constants.ENDPOINT} does not answer as a hub does", "check HF_ENDPOINT and the proxy")
     return None
 
 

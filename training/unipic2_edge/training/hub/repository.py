@@ -20,7 +20,9 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.tqdm import tqdm
 
 from ..errors import WorkError
+from . import large
 from .hashes import hash_in_cache, matches
+from .large import LargeFiles
 from .refusals import hub_errors
 
 
@@ -73,7 +75,7 @@ class Repository:
     def fetch(self, paths: Collection[str], quiet: bool = False) -> Path:
         """Bring files into the cache; those that are there are not fetched again. Returns the snapshot's folder.
 
-        A connection that is cut goes on where it was.
+        What is cut goes on where it was: a connection by itself, a run that was stopped when it is started again.
 
         Raises:
             RequestError: no access, or offline and not all in the cache.
@@ -86,6 +88,7 @@ class Repository:
             if self.cached:
                 return Path(snapshot_download(self.name, local_files_only=True, **options))
             self._check_space(paths)
+            self._large(paths).fetch(quiet)
             return Path(snapshot_download(self.name, tqdm_class=bar, **options))
 
     def check(self, snapshot: Path, path: str) -> None:
@@ -106,11 +109,15 @@ class Repository:
             "run the same command again; if that does not help, check the disk and the proxy",
         )
 
+    def _large(self, paths: Collection[str]) -> LargeFiles:
+        sizes = {path: (self.files[path].hash or "", self.files[path].size or 0) for path in paths}
+        chosen = {path: file for path, file in sizes.items() if len(file[0]) == 64 and file[1] >= large.FROM}
+        return LargeFiles(self.name, self.commit, chosen, self.token)
+
     def _check_space(self, paths: Collection[str]) -> None:
         """Refuse before the first byte what cannot fit."""
         cache = Path(constants.HF_HUB_CACHE)
-        folder = cache / f"models--{self.name.replace('/', '--')}" / "snapshots" / self.commit
-        needed = sum(self.files[path].size or 0 for path in paths if not (folder / path).exists())
+        needed = sum(self._missing(cache / f"models--{self.name.replace('/', '--')}", path) for path in paths)
         there = next(parent for parent in (cache, *cache.resolve().parents) if parent.exists())
         free = shutil.disk_usage(there).free
         if needed > free:
@@ -118,6 +125,15 @@ class Repository:
                 f"{self.name} takes {needed / 1e9:.1f} GB more in the cache {cache}, and {free / 1e9:.1f} GB are free",
                 "free some space, or set HF_HOME to a larger disk",
             )
+
+    def _missing(self, folder: Path, path: str) -> int:
+        """How many bytes of a file are not in the cache."""
+        listed = self.files[path]
+        blob = folder / "blobs" / (listed.hash or "unknown")
+        partial = blob.with_name(f"{blob.name}.partial")
+        if blob.exists() or (folder / "snapshots" / self.commit / path).exists():
+            return 0
+        return (listed.size or 0) - (partial.stat().st_size if partial.exists() else 0)
 
 
 class _Silent(tqdm):
