@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import httpx
 import pytest
@@ -87,6 +88,19 @@ def test_a_metaquery_checkpoint_gets_its_language_model(
     assert made["conditioner/model.safetensors"] == metaquery.files["conditioner/model.safetensors"]
     assert pulled.variant == "metaquery"
     assert pulled.commits == {name: stub.commit for name, stub in hub.repositories.items()}
+
+
+def test_a_language_model_in_the_same_repository_is_taken(
+    hub: StubHub, metaquery: StubRepository, qwen_files: dict[str, bytes], tmp_path: Path
+) -> None:
+    inside = {f"qwen2_5_vl/{name}": data for name, data in qwen_files.items()}
+    hub.repositories["me/whole"] = StubRepository(metaquery.files | inside)
+    pulled = pull("me/whole", None)
+    assert list(pulled.commits) == ["me/whole"]
+    assert (pulled.folder / "qwen2_5_vl" / "tokenizer.json").is_file()
+    pull("me/whole", tmp_path / "made")
+    pull(METAQUERY, tmp_path / "other")
+    assert _files(tmp_path / "made") == _files(tmp_path / "other")
 
 
 def test_another_language_model_may_be_named(hub: StubHub, metaquery: StubRepository, tmp_path: Path) -> None:
@@ -384,6 +398,21 @@ def test_the_command_answers_in_json(
     assert captured.err == ""
     assert main(["pull", "me/absent", "--json"]) == 2
     assert "there is no repository" in json.loads(capsys.readouterr().out.splitlines()[-1])["error"]["problem"]
+
+
+@pytest.mark.parametrize(
+    ("library", "problem"), [(None, "huggingface_hub is not installed"), (ModuleType("huggingface_hub"), "is too old")]
+)
+def test_a_missing_or_old_client_names_the_extra(
+    library: ModuleType | None, problem: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("unipic2_edge.training.hub")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", library)
+    assert main(["pull", KONTEXT, "--json"]) == 2
+    error = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
+    assert problem in error["problem"]
+    assert "unipic2-edge[hub]" in error["mend"]
 
 
 @pytest.mark.slow

@@ -6,6 +6,9 @@ import argparse
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
+
+from .errors import RequestError
 
 
 @dataclass
@@ -119,8 +122,7 @@ def pull(arguments: argparse.Namespace) -> Outcome:
     Raises:
         RequestError, CheckpointError, OutputError, WorkError: see `hub.pull.pull`.
     """
-    from .hub import pull as hub
-
+    hub = _hub()
     options = hub.PullOptions(
         revision=arguments.revision,
         subfolder=arguments.subfolder,
@@ -142,3 +144,21 @@ def pull(arguments: argparse.Namespace) -> Outcome:
     where = "in the cache" if arguments.checkpoint is None else f"{pulled.linked} of them linked to the cache"
     lines = [f"{pulled.folder}: {pulled.variant}, {pulled.files} files, {where}, {pulled.size / 1e6:.1f} MB"]
     return Outcome(result, lines + [f"  {name} at {commit}" for name, commit in pulled.commits.items()])
+
+
+def _hub() -> ModuleType:
+    """The module that pulls; it needs a huggingface_hub as new as its extra names.
+
+    Raises:
+        RequestError: the one that is installed is older.
+    """
+    try:
+        from .hub import pull as hub
+    except ModuleNotFoundError:
+        raise  # the command line says which extra brings it
+    except ImportError as error:
+        raise RequestError(
+            f"the huggingface_hub that is installed is too old: {error.msg}",
+            'bring it up to date with: pip install --upgrade "unipic2-edge[hub]"',
+        ) from error
+    return hub

@@ -99,19 +99,18 @@ class Lora:
         """The file's name without its ending; peft calls every file alike, so there it is the folder's."""
         return self.path.resolve().parent.name if self.path.name == _PEFT_FILE else self.path.stem
 
-    def change(self, name: str) -> Tensor | None:
-        """What is added to a parameter, flattened to [out, in], in float32; None where it is not one of this LoRA's.
+    def add_to(self, whole: Tensor, name: str) -> None:
+        """Add the change of one of `layers` to its parameter in place, float32 and contiguous.
 
         Raises:
             RequestError: the file can no longer be read.
         """
-        factors = self.layers.get(name)
-        if factors is None:
-            return None
+        factors = self.layers[name]
         with _reading(self.path) as tensors:
             down: Tensor = tensors.get_tensor(factors.down).float().flatten(1)  # [r, in]
             up: Tensor = tensors.get_tensor(factors.up).float().flatten(1)  # [out, r]
-        return up @ down * (self.scale * self._strength(name.removesuffix(".weight"), factors, len(down)))
+        strength = self.scale * self._strength(name.removesuffix(".weight"), factors, len(down))
+        whole.view(len(whole), -1).addmm_(up, down, alpha=strength)
 
     def _strength(self, layer: str, factors: Factors, rank: int) -> float:
         """alpha/r, or alpha/√r where peft's settings say so (arXiv 2312.03732)."""
@@ -144,12 +143,12 @@ def parse_lora(text: str) -> tuple[Path, float]:
 
 def merged(loras: tuple[Lora, ...], name: str, stored: Tensor) -> Tensor:
     """A parameter with every LoRA's change added in float32; as it is where none of them changes it."""
-    changes = [change for lora in loras if (change := lora.change(name)) is not None]
-    if not changes:
+    changing = [lora for lora in loras if name in lora.layers]
+    if not changing:
         return stored
-    whole = stored.to(torch.float32, copy=True)
-    for change in changes:
-        whole += change.reshape(whole.shape)
+    whole = stored.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    for lora in changing:
+        lora.add_to(whole, name)
     return whole
 
 
