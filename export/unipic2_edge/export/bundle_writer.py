@@ -62,7 +62,7 @@ def write_bundle(
             (temporary / subfolder).mkdir()
         source = _SourceHash(checkpoint)  # tracing leaves a core to it
         manifest = write_host_part(checkpoint, temporary, recipe.name)
-        write_bytes(temporary / RECIPE, _recipe_record(recipe, calibration))
+        write_bytes(temporary / RECIPE, _recipe_record(checkpoint, recipe, calibration))
         for component in components:
             plan = plans.get(component)
             _write_component(checkpoint, component, recipe.of(component), plan, temporary, manifest)
@@ -76,9 +76,10 @@ def write_bundle(
     return manifest
 
 
-def _recipe_record(recipe: Recipe, calibration: str | None) -> bytes:
-    """What the bundle was made by: the whole recipe, and the hash of what was calibrated on."""
-    record = {"recipe": recipe.to_dict(), "calibration_sha256": calibration}
+def _recipe_record(checkpoint: Checkpoint, recipe: Recipe, calibration: str | None) -> bytes:
+    """What the bundle was made by: the whole recipe, the hash of what was calibrated on, and the LoRAs merged."""
+    loras = [{"name": lora.name, "scale": lora.scale, "sha256": lora.sha256} for lora in checkpoint.loras]
+    record = {"recipe": recipe.to_dict(), "calibration_sha256": calibration, "loras": loras}
     return (json.dumps(record, indent=2) + "\n").encode()
 
 
@@ -103,7 +104,7 @@ class _SourceHash:
             raise CheckpointError(
                 f"{self._checkpoint.folder} cannot be read: {self._error}", "complete the checkpoint"
             ) from self._error
-        return Source(name=self._checkpoint.folder.resolve().name, sha256=self._sha256)
+        return Source(name=self._checkpoint.name, sha256=self._sha256)
 
     def _run(self) -> None:
         try:

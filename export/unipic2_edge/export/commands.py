@@ -37,6 +37,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="only these of denoiser, vae, text_encoder, text_encoder_2, text_encoder_3",
     )
+    _lora_argument(parser)
     parser.add_argument(
         "--verify",
         action="store_true",
@@ -61,6 +62,7 @@ def export(arguments: argparse.Namespace) -> Outcome:
         RecipeError, RequestError, CheckpointError, OutputError, WorkError: see `export_bundle`.
         WorkError: with `--verify`, the numbers differ by more than the tolerance.
     """
+    from unipic2_edge.runtime.errors import RequestError
     from unipic2_edge.runtime.files import write_bytes
     from unipic2_edge.runtime.progress import progress
     from unipic2_edge.training.checkpoint import Checkpoint
@@ -69,7 +71,9 @@ def export(arguments: argparse.Namespace) -> Outcome:
 
     gc.freeze()  # the libraries' objects stay to the end: neither tracing nor the exit need to go through them
     recipe, options = _recipe(arguments), _options(arguments)
-    checkpoint = Checkpoint.open(arguments.checkpoint, partial=True)
+    checkpoint = _with_loras(Checkpoint.open(arguments.checkpoint, partial=True), arguments)
+    if checkpoint.loras and "denoiser" not in options.components:
+        raise RequestError("--lora changes the denoiser, which is not exported", "add denoiser to --components")
     steps = None if recipe.quantized or options.budget is not None else len(options.components)
     with progress(steps, "component" if steps else "step", arguments) as advance:
         made = export_bundle(checkpoint, arguments.bundle, recipe, options, advance)
@@ -96,6 +100,23 @@ def export(arguments: argparse.Namespace) -> Outcome:
         result["worst"] = _worst(drifts)
         lines += _table(drifts)
     return Outcome(result, lines)
+
+
+def _lora_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:SCALE]",
+        help="merge a LoRA of the denoiser, in peft's or diffusers' format, first (may be given several times)",
+    )
+
+
+def _with_loras(checkpoint: Checkpoint, arguments: argparse.Namespace) -> Checkpoint:
+    """The checkpoint with the LoRAs that the command line names."""
+    from unipic2_edge.training.lora import parse_lora
+
+    return checkpoint.with_loras([parse_lora(text) for text in arguments.lora])
 
 
 def _recipe(arguments: argparse.Namespace) -> Recipe:
@@ -158,6 +179,7 @@ def verify_arguments(parser: argparse.ArgumentParser) -> None:
         help="the checkpoint it was exported from; without it every file's hash is checked, and the drift as it was "
         "last measured is shown",
     )
+    _lora_argument(parser)
     parser.add_argument(
         "--sensitivity",
         action="store_true",
@@ -195,7 +217,7 @@ def verify(arguments: argparse.Namespace) -> Outcome:
         drifts = read_quality(bundle)
         _check(drifts)
     else:
-        checkpoint = Checkpoint.open(arguments.checkpoint, partial=True)
+        checkpoint = _with_loras(Checkpoint.open(arguments.checkpoint, partial=True), arguments)
         _check_source(bundle, checkpoint)
         drifts = _measure(bundle, checkpoint, arguments)
     result: dict[str, object] = {
@@ -222,7 +244,7 @@ def _sensitivity(arguments: argparse.Namespace) -> Outcome:
 
     if arguments.checkpoint is None:
         raise RequestError("the sensitivity of layers needs the checkpoint", "give it with --checkpoint DIR")
-    bundle, checkpoint = Bundle(arguments.bundle), Checkpoint.open(arguments.checkpoint)
+    bundle, checkpoint = Bundle(arguments.bundle), _with_loras(Checkpoint.open(arguments.checkpoint), arguments)
     _check_source(bundle, checkpoint)
     with progress(None, "layer", arguments) as advance:
         ranked = rank_layers(bundle, checkpoint, advance)
@@ -254,7 +276,7 @@ def _check_source(bundle: Bundle, checkpoint: Checkpoint) -> None:
     if checkpoint.sha256() != bundle.manifest.source.sha256:
         raise RequestError(
             f"{bundle.folder} was not made from {checkpoint.folder} (the hashes differ)",
-            "give the checkpoint it was exported from, or export this one again",
+            "give the checkpoint it was exported from, with the same --lora, or export this one again",
         )
 
 

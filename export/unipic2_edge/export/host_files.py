@@ -32,12 +32,11 @@ _TOKENIZERS = {"tokenizer": "text_encoder", "tokenizer_2": "text_encoder_2", "to
 def write_host_part(checkpoint: Checkpoint, bundle: Path, recipe: str) -> Manifest:
     """Write all of the host's files; the manifest without components, graphs, file entries and the source's hash."""
     (bundle / "host").mkdir(exist_ok=True)
-    name = checkpoint.folder.resolve().name
     return Manifest(
         format_version=FORMAT_VERSION,
-        name=name,
+        name=checkpoint.folder.resolve().name,
         variant="kontext",
-        source=Source(name=name, sha256=""),
+        source=Source(name=checkpoint.name, sha256=""),
         recipe=recipe,
         components={},
         graphs={},

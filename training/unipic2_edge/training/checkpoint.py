@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from .conditioning import TextConditioner, TokenIds
 from .errors import CheckpointError
 from .folders import publishing
 from .layout import MODELS, PARTS, TOKENIZERS, CheckpointFolder
+from .lora import Lora, merged
 from .skeleton import Skeleton, without_memory
 from .transformer import KontextTransformer
 
@@ -66,8 +70,37 @@ def _length(model_max_length: int) -> int:
     return min(model_max_length, 256)
 
 
+@dataclass(frozen=True)
 class Checkpoint(CheckpointFolder):
-    """A validated checkpoint folder whose parts can be loaded."""
+    """A validated checkpoint folder whose parts can be loaded; its denoiser is read with LoRAs merged into it."""
+
+    loras: tuple[Lora, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The folder's name, and those of the LoRAs with their scales."""
+        return " + ".join([self.folder.resolve().name, *(f"{lora.name}:{lora.scale:g}" for lora in self.loras)])
+
+    def with_loras(self, asked: list[tuple[Path, float]]) -> Checkpoint:
+        """The same checkpoint with LoRAs, each with its scale, merged into the denoiser; they add up.
+
+        Raises:
+            CheckpointError: there is no denoiser, or it is damaged.
+            RequestError: a LoRA is missing, damaged or of another model.
+        """
+        shapes = {}
+        for path in self.weights("transformer") if asked else ():
+            with self._loading("transformer"), safe_open(path, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - not a dict
+                    shapes[name] = tuple(tensors.get_slice(name).get_shape())
+        return replace(self, loras=tuple(Lora.open(path, scale, shapes) for path, scale in asked))
+
+    def sha256(self) -> str:
+        """The folder's hash; with LoRAs one over it, their bytes and their scales."""
+        if not self.loras:
+            return super().sha256()
+        parts = [super().sha256(), *(f"{lora.sha256}:{lora.scale!r}" for lora in self.loras)]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def position_table(self) -> torch.Tensor:
         """The stored position embeddings [max, max, D], read without the rest of the transformer.
@@ -89,9 +122,14 @@ class Checkpoint(CheckpointFolder):
 
     def load_transformer(self, dtype: torch.dtype = torch.float32) -> KontextTransformer:
         """The denoiser, in evaluation mode."""
+        first = torch.float32 if self.loras else dtype
         transformer: KontextTransformer = self._load(
-            KontextTransformer, "transformer", may_lack=(_POSITIONS,), torch_dtype=dtype
+            KontextTransformer, "transformer", may_lack=(_POSITIONS,), torch_dtype=first
         )
+        if self.loras:
+            for name, parameter in transformer.named_parameters():
+                parameter.data = merged(self.loras, name, parameter.data)
+            transformer.to(dtype)
         return transformer
 
     def load_vae(self, dtype: torch.dtype = torch.float32) -> AutoencoderKL:
@@ -115,7 +153,8 @@ class Checkpoint(CheckpointFolder):
         """
         with self._loading("transformer"), without_memory(dtype):
             model = KontextTransformer.from_config(self.config("transformer"))
-        return Skeleton(model, self.weights("transformer"), f"transformer of {self.folder}")
+        change = partial(merged, self.loras) if self.loras else None
+        return Skeleton(model, self.weights("transformer"), f"transformer of {self.folder}", change)
 
     def t5_skeleton(self, dtype: torch.dtype = torch.float32) -> Skeleton:
         """The third text encoder, its weights still on disk; all of them in `dtype`.

@@ -1,4 +1,4 @@
-"""training's commands: `train` and `init`."""
+"""training's commands: `train`, `init` and `pull`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import argparse
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
+
+from .errors import RequestError
 
 
 @dataclass
@@ -89,3 +92,73 @@ def init(arguments: argparse.Namespace) -> Outcome:
         "bytes": size,
     }
     return Outcome(result, [f"{checkpoint.folder}: random {arguments.config}, {size / 1e6:.1f} MB"])
+
+
+def pull_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `pull`."""
+    parser.add_argument("repository", metavar="REPO_ID", help="OWNER/NAME on the hub, Kontext or MetaQuery")
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        type=Path,
+        nargs="?",
+        help="the folder to make; without it the files are used where the hub's cache keeps them",
+    )
+    parser.add_argument("--revision", metavar="NAME", help="a branch, tag or commit (the default branch)")
+    parser.add_argument("--subfolder", metavar="DIR", help="of the repository, where it holds several checkpoints")
+    parser.add_argument(
+        "--qwen",
+        metavar="REPO_ID",
+        help="the language model of a MetaQuery checkpoint (Qwen/Qwen2.5-VL-7B-Instruct)",
+    )
+    parser.add_argument("--qwen-revision", metavar="NAME", help="of that repository")
+    parser.add_argument("--token", metavar="TOKEN", help="for gated and private repositories (HF_TOKEN, or the login)")
+    parser.add_argument("--copy", action="store_true", help="copy the weights from the cache, instead of linking them")
+
+
+def pull(arguments: argparse.Namespace) -> Outcome:
+    """Fetch a checkpoint from the hub, or from its local cache.
+
+    Raises:
+        RequestError, CheckpointError, OutputError, WorkError: see `hub.pull.pull`.
+    """
+    hub = _hub()
+    options = hub.PullOptions(
+        revision=arguments.revision,
+        subfolder=arguments.subfolder,
+        qwen=arguments.qwen or hub.DEFAULT_QWEN,
+        qwen_revision=arguments.qwen_revision,
+        token=arguments.token,
+        copy=arguments.copy,
+        quiet=arguments.quiet or arguments.json,
+    )
+    pulled = hub.pull(arguments.repository, arguments.checkpoint, options)
+    result: dict[str, object] = {
+        "checkpoint": str(pulled.folder),
+        "variant": pulled.variant,
+        "commits": pulled.commits,
+        "files": pulled.files,
+        "linked": pulled.linked,
+        "bytes": pulled.size,
+    }
+    where = "in the cache" if arguments.checkpoint is None else f"{pulled.linked} of them linked to the cache"
+    lines = [f"{pulled.folder}: {pulled.variant}, {pulled.files} files, {where}, {pulled.size / 1e6:.1f} MB"]
+    return Outcome(result, lines + [f"  {name} at {commit}" for name, commit in pulled.commits.items()])
+
+
+def _hub() -> ModuleType:
+    """The module that pulls; it needs a huggingface_hub as new as its extra names.
+
+    Raises:
+        RequestError: the one that is installed is older.
+    """
+    try:
+        from .hub import pull as hub
+    except ModuleNotFoundError:
+        raise  # the command line says which extra brings it
+    except ImportError as error:
+        raise RequestError(
+            f"the huggingface_hub that is installed is too old: {error.msg}",
+            'bring it up to date with: pip install --upgrade "unipic2-edge[hub]"',
+        ) from error
+    return hub

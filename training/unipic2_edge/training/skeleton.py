@@ -6,7 +6,7 @@ So a conversion holds as much of a model as it works on, and never the whole of 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,14 +39,18 @@ class Skeleton:
         model: on the meta device, in the dtypes in which it is to be filled; tied weights are tied.
         files: the part's safetensors files; a name in several is taken from the first.
         part: what to call it in errors.
+        change: given each parameter's name and stored tensor when it is read; returns the tensor to take instead.
 
     Raises:
         CheckpointError: a file is damaged, a parameter is missing or has another shape.
     """
 
-    def __init__(self, model: Any, files: tuple[Path, ...], part: str) -> None:
+    def __init__(
+        self, model: Any, files: tuple[Path, ...], part: str, change: Callable[[str, Tensor], Tensor] | None = None
+    ) -> None:
         self.model = model.eval()
         self._part = part
+        self._change = change
         self._places: dict[int, tuple[Path, str, torch.dtype]] = {}
         shapes = self._shapes(files)
         missing = []
@@ -90,6 +94,8 @@ class Skeleton:
                 if path not in opened:
                     opened[path] = stack.enter_context(self._open(path))
                 stored: Tensor = opened[path].get_tensor(name)
+                if self._change is not None:
+                    stored = self._change(name, stored)
                 memo[id(parameter)] = nn.Parameter(stored.to(dtype).to(parameter.dtype), requires_grad=False)
         return copy.deepcopy(module, memo)
 
