@@ -33,7 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("unipic2_edge.training.commands", "write random weights in the published layout, at any size"),
     "pull": ("unipic2_edge.training.commands", "fetch a checkpoint from the hub, or from its local cache"),
     "export": ("unipic2_edge.export.commands", "convert a checkpoint to a bundle (ONNX and weights)"),
-    "verify": ("unipic2_edge.export.commands", "compare a bundle with its checkpoint, graph by graph"),
+    "verify": ("unipic2_edge.export.verify_command", "compare a bundle with its checkpoint, graph by graph"),
     "build": ("unipic2_edge.engines.commands", "compile a bundle for its targets"),
     "targets": ("unipic2_edge.engines.commands", "list what a bundle can be built for"),
     "generate": ("unipic2_edge.runtime.commands", "make pictures from a prompt"),
