@@ -20,12 +20,13 @@ from torch import Tensor
 from unipic2_edge.runtime.bundle import TensorSpec
 from unipic2_edge.runtime.files import write_bytes
 
-from .graph_specs import GraphSpec, Stage
+from .graph_specs import OPSET, GraphSpec, Stage
 from .portions import Portions, tensors_of
-from .tracing import OPSET, Template, structure_of, trace
+from .tracing import Template, structure_of, trace
 from .weights import EXTERNAL_FROM
 
 IR_VERSION = 10  # the newest that JetPack 6's TensorRT 10.3 and ONNX Runtime 1.18 read
+_NEWER_IR_VERSION = 12  # what graphs need that have operators of opset 24
 
 
 def assemble(spec: GraphSpec) -> ir.Model:
@@ -35,7 +36,7 @@ def assemble(spec: GraphSpec) -> ir.Model:
     for stage in spec.stages:
         structure = structure_of(stage)
         if structure not in templates:
-            templates[structure] = trace(stage)
+            templates[structure] = trace(stage, spec.opset)
         assembly.add(stage, templates[structure])
     return assembly.finish()
 
@@ -70,7 +71,7 @@ class _Assembly:
             known[value] = self._as(tensor)
         for value, name in zip(weights, template.weights, strict=True):
             read = partial(self.portions.tensor, *stage.load_of(name))
-            known[value] = self._weight(_join(self.spec.name, stage.path, name), own[name], read)
+            known[value] = self._weight(_join(self.spec.prefix, stage.path, name), own[name], read)
         for value in template.graph.initializers.values():
             known[value] = self._constant(value)
         for node in template.graph:
@@ -154,10 +155,11 @@ class _Assembly:
             outputs,
             nodes=self.nodes,
             initializers=constants,
-            opset_imports={"": OPSET},
+            opset_imports={"": self.spec.opset},
             name=self.spec.name,
         )
-        model = ir.Model(graph, ir_version=IR_VERSION, producer_name="unipic2-edge")
+        version = IR_VERSION if self.spec.opset == OPSET else _NEWER_IR_VERSION
+        model = ir.Model(graph, ir_version=version, producer_name="unipic2-edge")
         passes.RemoveUnusedNodesPass()(model)
         passes.NameFixPass()(model)
         return model

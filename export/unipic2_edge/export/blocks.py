@@ -73,7 +73,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = attn.heads
         self.norm_q, self.norm_k = attn.norm_q, attn.norm_k
-        self.to_qkv = _merged(attn, "to_q", "to_k", "to_v")
+        self.to_qkv = merged_linears(attn, "to_q", "to_k", "to_v")
         self.to_out = nn.Sequential(attn.to_out[0])  # without the dropout
         self.attend = AttentionProduct()
 
@@ -90,7 +90,7 @@ class JointAttention(Attention):
     def __init__(self, attn: Any) -> None:
         super().__init__(attn)
         self.norm_added_q, self.norm_added_k = attn.norm_added_q, attn.norm_added_k
-        self.to_added_qkv = _merged(attn, "add_q_proj", "add_k_proj", "add_v_proj")
+        self.to_added_qkv = merged_linears(attn, "add_q_proj", "add_k_proj", "add_v_proj")
         self.to_add_out = attn.to_add_out
 
     def forward(self, tokens: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
@@ -150,12 +150,15 @@ def _modulate(states: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return states * (1 + scale) + shift
 
 
-def _merged(attn: Any, *names: str) -> nn.Linear:
+def merged_linears(attn: Any, *names: str) -> nn.Linear:
     """Linears of one input as one, side by side."""
     linears = [getattr(attn, name) for name in names]
     merged = nn.Linear(linears[0].in_features, sum(linear.out_features for linear in linears), device="meta")
     merged.weight = nn.Parameter(torch.cat([linear.weight.detach() for linear in linears]))
-    merged.bias = nn.Parameter(torch.cat([linear.bias.detach() for linear in linears]))
+    if linears[0].bias is None:
+        merged.register_parameter("bias", None)
+    else:
+        merged.bias = nn.Parameter(torch.cat([linear.bias.detach() for linear in linears]))
     return merged
 
 
@@ -164,11 +167,12 @@ def _heads(merged: Tensor, norm_q: Any, norm_k: Any, heads: int) -> tuple[Tensor
     query, key, value = (torch.unflatten(part, -1, (heads, -1)).transpose(1, 2) for part in merged.chunk(3, dim=-1))
     if norm_q is None:
         return query, key, value
-    return _rms_norm(query, norm_q), _rms_norm(key, norm_k), value
+    return rms_norm(query, norm_q), rms_norm(key, norm_k), value
 
 
-def _rms_norm(states: Tensor, norm: Any) -> Tensor:
-    """diffusers' RMSNorm as a division by the root, the form that ONNX Runtime fuses into one operator."""
-    root = torch.sqrt(states.float().pow(2).mean(-1, keepdim=True) + norm.eps)
+def rms_norm(states: Tensor, norm: Any) -> Tensor:
+    """RMSNorm (diffusers', transformers') as a division by the root, the form that ONNX Runtime fuses."""
+    epsilon = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+    root = torch.sqrt(states.float().pow(2).mean(-1, keepdim=True) + epsilon)
     normed: Tensor = (states / root).to(norm.weight.dtype) * norm.weight
     return normed

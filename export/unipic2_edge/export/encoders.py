@@ -80,8 +80,8 @@ class T5Block(nn.Module):
     def __init__(self, block: Any) -> None:
         super().__init__()
         dense = block.layer[1].DenseReluDense
-        if dense.wo.weight.dtype == torch.float16 and not isinstance(dense.wo, _WideLinear):
-            dense.wo = _WideLinear(dense.wo)
+        if dense.wo.weight.dtype == torch.float16 and not isinstance(dense.wo, WideLinear):
+            dense.wo = WideLinear(dense.wo)
         self.layer = nn.ModuleList([_T5Attention(block.layer[0]), block.layer[1]])
 
     def forward(self, states: Tensor, bias: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class T5Block(nn.Module):
         return made
 
 
-class _WideLinear(nn.Linear):
+class WideLinear(nn.Linear):
     """A float16 product whose results leave float16's range, as T5's feed-forward ones do; returns float32.
 
     transformers keeps this layer in float32, which Turing cards cannot multiply in. Here the inputs are scaled down
@@ -103,6 +103,7 @@ class _WideLinear(nn.Linear):
         self.weight = linear.weight
 
     def forward(self, states: Tensor) -> Tensor:
+        """A product in float16 whose results are float32's."""
         return super().forward(states * 2**-6).float() * 2**6
 
 

@@ -19,10 +19,8 @@ import torch
 from onnxscript import optimizer
 from torch import nn
 
-from .graph_specs import Stage
+from .graph_specs import OPSET, Stage
 from .portions import tensors_of
-
-OPSET = 20  # the newest that JetPack 6's TensorRT 10.3 parses; attention stays in the decomposed form that all fuse
 
 
 @dataclass(frozen=True)
@@ -33,9 +31,9 @@ class Template:
     weights: tuple[str, ...]
 
 
-def trace(stage: Stage) -> Template:
+def trace(stage: Stage, opset: int = OPSET) -> Template:
     """Trace a stage's module with its named dimensions dynamic."""
-    model = _export(stage)
+    model = _export(stage, opset)
     weights = tuple(name for name in tensors_of(stage.module) if name in model.graph.initializers)
     for name in weights:
         value = model.graph.initializers.pop(name)
@@ -52,7 +50,7 @@ def structure_of(stage: Stage) -> str:
     return f"{stage.module!r} {signature} {weights}"
 
 
-def _export(stage: Stage) -> ir.Model:
+def _export(stage: Stage, opset: int) -> ir.Model:
     dynamic = tuple(
         {axis: torch.export.Dim.DYNAMIC for axis, side in enumerate(tensor.shape) if isinstance(side, str)}
         for tensor in stage.inputs
@@ -62,7 +60,7 @@ def _export(stage: Stage) -> ir.Model:
             _in_memory(stage.module),
             stage.example(),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             input_names=[tensor.name for tensor in stage.inputs],
             dynamic_shapes=dynamic,
             optimize=False,
