@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -240,3 +241,55 @@ def test_a_fresh_conditioner_says_nothing_to_the_denoiser() -> None:
     assert not context.any()
     assert not pooled.any()
     assert fresh.meta_queries.std().item() == pytest.approx(HIDDEN**-0.5, rel=0.2)
+
+
+#: Dimension → smallest, likely and largest, of a tiny language model and a small picture.
+EXTENTS = {
+    "batch": (1, 2, 2),
+    "sequence": (1, 20, 40),
+    "past": (0, 10, 40),
+    "total": (1, 30, 80),
+    "selected": (1, 1, 8),
+    "windows": (1, 1, 4),
+    "image_tokens": (1, 16, 64),
+}
+
+
+def _compiled(spec: GraphSpec) -> tuple[int, set[str]]:
+    """A plan's bytes for RTX 40 and 50, made without a card, and the kinds of layers in the network."""
+    rtx = pytest.importorskip("tensorrt_rtx")
+    log = rtx.Logger(rtx.Logger.ERROR)
+    builder = rtx.Builder(log)
+    network = builder.create_network(1 << int(rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = rtx.OnnxParser(network, log)
+    assert parser.parse(ir.to_proto(_in_memory(assemble(spec))).SerializeToString()), parser.get_error(0).desc()
+    config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+    config.num_compute_capabilities = 2
+    for index, name in enumerate(("SM89", "SM120")):
+        config.set_compute_capability(getattr(rtx.ComputeCapability, name), index)
+    for tensor in spec.inputs:
+        sides = [EXTENTS[side] if isinstance(side, str) else (side,) * 3 for side in tensor.shape]
+        profile.set_shape(tensor.name, *zip(*sides, strict=True))
+    config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(network, config)
+    assert plan is not None
+    return plan.nbytes, {str(network.get_layer(index).type) for index in range(network.num_layers)}
+
+
+@pytest.mark.slow
+def test_every_graph_compiles_for_rtx(model: Any, conditioner: MetaQueryConditioner) -> None:
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    grown, static = language_specs(half.model.language_model, torch.bfloat16, CACHE)
+    head, connector = lm_head_spec(half.lm_head, torch.bfloat16), conditioner.to(torch.bfloat16)
+    vision = vision_spec(half.model.visual, torch.bfloat16)
+    for spec in (vision, grown, head, connector_spec(connector, torch.bfloat16)):
+        assert _compiled(spec)[0] > 10_000
+    size, kinds = _compiled(static)
+    assert size > 10_000
+    assert any("KV" in kind for kind in kinds), kinds  # TensorRT's own cache, written in place
+
+
+@pytest.mark.slow
+def test_language_compiles_in_float16(model: Any) -> None:
+    half = copy.deepcopy(model.model.language_model).to(torch.float16)
+    assert _compiled(language_specs(half, torch.float16)[0])[0] > 10_000
