@@ -93,8 +93,9 @@ def make(bundle: Path, tasks: list[Task], replicas: Replicas) -> dict[int, str]:
         ]
     )
     rows = rows.repartition(min(len(tasks), 4 * replicas.count))  # so that nobody waits long for the last one
+    replica: Any = PictureMaker  # Ray makes one on each replica and calls it with rows
     made = rows.map(
-        PictureMaker,
+        replica,
         fn_constructor_args=(bundle, replicas.device, replicas.threads),
         concurrency=replicas.count,
         num_gpus=replicas.gpus,
