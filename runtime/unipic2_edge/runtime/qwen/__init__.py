@@ -1,0 +1,10 @@
+"""Qwen2.5-VL's host side: pictures to patches, chat to token ids, positions, sampling, words. numpy, Pillow, tokenizers.
+
+settings.py       what export writes into host/qwen/settings.json
+preprocessing.py  picture → patches              windows.py    patches → the feed of the graph `vision`
+chat.py           words and pictures → token ids sequence.py   ids with the pictures that stand among them
+positions.py      rope indices, cos/sin, bias    embedding.py  ids → embeddings, from a file on the disk
+language.py       the graphs `language`, `lm_head`; key_values.py, prefix.py: their cache, and its reuse
+reading.py        a sequence → hidden states     answering.py  hidden states → an answer, token by token
+sampling.py       logits → token                 words.py      tokens → text, whole characters only
+"""

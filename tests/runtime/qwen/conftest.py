@@ -1,0 +1,44 @@
+"""A tiny random Qwen2.5-VL of transformers' own classes, once for a test run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from unipic2_edge.runtime.qwen.settings import RopeSettings, VisionSettings
+
+IMAGE_PAD, VIDEO_PAD, VISION_START, VISION_END = 590, 591, 592, 593
+VOCABULARY = 600
+
+VISION = VisionSettings(head_dim=16, min_pixels=56 * 56, max_pixels=28 * 28 * 64)
+ROPE = RopeSettings(head_dim=16, theta=1e6, sections=(2, 3, 3))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Any:
+    """Qwen2_5_VLForConditionalGeneration: 2 layers of 64, a vision tower of 2 blocks, weights large enough to matter."""
+    rope = {"rope_type": "default", "rope_theta": ROPE.theta, "mrope_section": list(ROPE.sections)}
+    special = {
+        "image_token_id": IMAGE_PAD,
+        "video_token_id": VIDEO_PAD,
+        "vision_start_token_id": VISION_START,
+        "vision_end_token_id": VISION_END,
+    }
+    text = {"vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096}
+    text |= {"rope_parameters": rope, "rms_norm_eps": 1e-6, "bos_token_id": None, "eos_token_id": None}
+    vision = {"depth": 2, "hidden_size": 64, "intermediate_size": 96, "num_heads": 4, "out_hidden_size": 64}
+    vision |= {"window_size": 112, "fullatt_block_indexes": [1], "patch_size": 14, "spatial_merge_size": 2}
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **special)
+    config._attn_implementation = "eager"
+    torch.manual_seed(0)
+    model = Qwen2_5_VLForConditionalGeneration(config).eval().float()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            spread = 1.0 if "embed_tokens" in name else 0.7 / parameter[0].numel() ** 0.5
+            if parameter.ndim > 1:
+                parameter.copy_(torch.randn_like(parameter) * spread)
+    return model
