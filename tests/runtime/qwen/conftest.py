@@ -19,7 +19,7 @@ ROPE = RopeSettings(head_dim=16, theta=1e6, sections=(2, 3, 3))
 
 @pytest.fixture(scope="session")
 def tiny() -> Any:
-    """Qwen2_5_VLForConditionalGeneration: 2 layers of 64, a vision tower of 2 blocks, weights large enough to matter."""
+    """Qwen2_5_VLForConditionalGeneration: 2 layers of 64, a vision tower of 2 blocks, weights that matter."""
     rope = {"rope_type": "default", "rope_theta": ROPE.theta, "mrope_section": list(ROPE.sections)}
     special = {
         "image_token_id": IMAGE_PAD,

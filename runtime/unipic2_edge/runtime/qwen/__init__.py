@@ -1,4 +1,4 @@
-"""Qwen2.5-VL's host side: pictures to patches, chat to token ids, positions, sampling, words. numpy, Pillow, tokenizers.
+"""Qwen2.5-VL's host side: pictures, chat, positions, sampling and words, in numpy, Pillow and tokenizers.
 
 settings.py       what export writes into host/qwen/settings.json
 preprocessing.py  picture → patches              windows.py    patches → the feed of the graph `vision`
