@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from tokenizers import Tokenizer
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-from unipic2_edge.runtime.qwen.settings import RopeSettings, VisionSettings
+from unipic2_edge.runtime.qwen.settings import ChatSettings, QwenSettings, RopeSettings, VisionSettings
+from unipic2_edge.runtime.qwen.tokenizer import open_tokenizer
 
-IMAGE_PAD, VIDEO_PAD, VISION_START, VISION_END = 590, 591, 592, 593
-VOCABULARY = 600
+from .small_tokenizer import SPECIAL, WORDS, train_tokenizer
+
+IMAGE_PAD, VIDEO_PAD, VISION_START, VISION_END, TURN_END = (
+    WORDS + SPECIAL.index(f"<|{name}|>") for name in ("image_pad", "video_pad", "vision_start", "vision_end", "im_end")
+)
+VOCABULARY = 480  # more than the tokenizer has, as published
 
 VISION = VisionSettings(head_dim=16, min_pixels=56 * 56, max_pixels=28 * 28 * 64)
 ROPE = RopeSettings(head_dim=16, theta=1e6, sections=(2, 3, 3))
+CHAT = ChatSettings(image_pad_id=IMAGE_PAD, stop_ids=(TURN_END,), context=600)
+SETTINGS = QwenSettings(vision=VISION, rope=ROPE, chat=CHAT)
+
+
+@pytest.fixture(scope="session")
+def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Qwen2Tokenizer:
+    """transformers' Qwen2Tokenizer with a small vocabulary."""
+    return train_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(qwen2: Qwen2Tokenizer) -> Tokenizer:
+    """The same, from the tokenizer.json that transformers saved."""
+    return open_tokenizer((Path(qwen2.name_or_path) / "tokenizer.json").read_bytes())
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ preprocessing.py  picture → patches              windows.py    patches → the
 chat.py           words and pictures → token ids sequence.py   ids with the pictures that stand among them
 positions.py      rope indices, cos/sin, bias    embedding.py  ids → embeddings, from a file on the disk
 language.py       the graphs `language`, `lm_head`; key_values.py, prefix.py: their cache, and its reuse
-reading.py        a sequence → hidden states     answering.py  hidden states → an answer, token by token
+seeing.py         the graph `vision`             reading.py    a sequence → hidden states
+answering.py      an answer, token by token      tokenizer.py  tokenizer.json
 sampling.py       logits → token                 words.py      tokens → text, whole characters only
 """

@@ -100,8 +100,8 @@ def count_tokens(grid: Grid, settings: VisionSettings) -> int:
 def _levels(settings: VisionSettings) -> Floats:
     """[256, 3]: what each level of each channel becomes, in the order of roundings of transformers."""
     unit = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)[:, None]
-    levels: Floats = (unit - np.array(settings.mean, np.float32)) / np.array(settings.std, np.float32)
-    return levels
+    mean, std = (np.array(values, np.float32) for values in (settings.mean, settings.std))
+    return ((unit - mean) / std).astype(np.float32)
 
 
 def _normalise(pixels: NDArray[np.uint8], settings: VisionSettings) -> Floats:

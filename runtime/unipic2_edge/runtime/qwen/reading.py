@@ -11,15 +11,12 @@ from ..conditioning import Sessions
 from .key_values import KeyValues
 from .language import LanguageModel
 from .prefix import PrefixCache
-from .preprocessing import SeenPicture
+from .seeing import Eyes
 from .sequence import QUERY, TokenSequence
 from .settings import QwenSettings, Rope
-from .windows import vision_feed
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
-
-VISION_GRAPH = "vision"
 
 
 class Embedding(Protocol):
@@ -63,7 +60,8 @@ class Reader:
     ) -> None:
         self.settings, self.embed = settings, embedding
         self.model = LanguageModel(sessions, settings.rope)
-        self._sessions, self._queries, self._prefixes = sessions, queries, prefixes
+        self._eyes = Eyes(sessions, settings.vision)
+        self._queries, self._prefixes = queries, prefixes
 
     def read(self, sequence: TokenSequence, rope: Rope, select: int = 1) -> Reading:
         """Read a whole sequence; only what is not known from an earlier one is computed.
@@ -92,22 +90,12 @@ class Reader:
         for (start, end), picture in zip(sequence.spans(self.settings), sequence.pictures, strict=True):
             if end > known:
                 first = max(start, known)
-                rows[first - known : end - known] = self.look(picture)[first - start :]
+                rows[first - known : end - known] = self._eyes(picture)[first - start :]
         if self._queries is not None:
             places = np.flatnonzero(ids == QUERY)
             new = places >= known
             rows[places[new] - known] = self._queries[: len(places)][new]
         return rows
-
-    def look(self, picture: SeenPicture) -> Floats:
-        """The embeddings [N, H] of a picture's tokens.
-
-        Raises:
-            WorkError: the backend failed.
-        """
-        feed = vision_feed(picture, self.settings.vision)
-        embeddings: Floats = self._sessions[VISION_GRAPH].run(feed)["image_embeds"]
-        return embeddings
 
     def _keep(self, sequence: TokenSequence, marks: Ids, rope: Rope, cache: KeyValues, known: int) -> None:
         """Keep what stands up to the last picture's end: words are read quickly, pictures are many tokens."""

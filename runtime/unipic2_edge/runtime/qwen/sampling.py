@@ -88,12 +88,11 @@ def penalised(logits: Floats, previous: Ids, penalty: float) -> Floats:
     scores = logits.astype(np.float32)  # a copy
     if penalty != 1:
         seen = np.unique(previous[previous >= 0])
-        scores[seen] = np.where(
-            scores[seen] < 0, scores[seen] * np.float32(penalty), scores[seen] / np.float32(penalty)
-        )
+        found, factor = scores[seen], np.float32(penalty)
+        scores[seen] = np.where(found < 0, found * factor, found / factor)
     return scores
 
 
 def _softmax(scores: Floats) -> NDArray[np.float64]:
     powers = np.exp(scores.astype(np.float64) - scores.max())
-    return powers / powers.sum()
+    return np.divide(powers, powers.sum())

@@ -47,12 +47,12 @@ class TokenSequence(NamedTuple):
         return [(start, start + count_tokens(grid, settings.vision)) for start, grid in zip(starts, grids, strict=True)]
 
     def marks(self, settings: QwenSettings) -> Ids:
-        """[S]: each token's id, or for a picture's tokens a number made of its digest and grid.
+        """[S]: each token's id, or for a picture's tokens a number made of its digest.
 
         Two sequences with equal marks up to some place have equal keys and values up to there.
         """
         marks = self.ids.copy()
         for (start, end), picture in zip(self.spans(settings), self.pictures, strict=True):
             number = int.from_bytes(picture.digest[:8], "little") >> 2  # 62 bits: no vocabulary reaches them
-            marks[start:end] = -2 - (number ^ hash(picture.grid) & 0xFFFF)
+            marks[start:end] = -2 - number
         return marks
