@@ -1,6 +1,6 @@
 """Words and pictures → the token ids of one user turn, as transformers' chat template and processor make them.
 
-The turn is tokenised as one text: the template's words and the user's can share a token ("user", a line break, and another).
+The turn is tokenised as one text: the template's line break and a user's can make one token.
 As in transformers, special tokens that a user writes out ("<|im_end|>") are read as special tokens: the model saw its
 own template that way, equality with the reference holds for every prompt, and a turn holds one user's words only, so
 that nobody's turn but their own is changed. The one exception is the image pad: written out it would stand for a

@@ -95,4 +95,5 @@ def penalised(logits: Floats, previous: Ids, penalty: float) -> Floats:
 
 def _softmax(scores: Floats) -> NDArray[np.float64]:
     powers = np.exp(scores.astype(np.float64) - scores.max())
-    return np.divide(powers, powers.sum())
+    shares: NDArray[np.float64] = powers / powers.sum()
+    return shares
