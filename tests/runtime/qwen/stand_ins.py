@@ -81,6 +81,17 @@ class Head(StandIn):
         return {"logits": self.head(inputs["hidden"])}
 
 
+class Connector(StandIn):
+    """`connector`: any function of the queries' hidden states will do."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__("connector", {"hidden": ("B", "Q", width)}, ("context", "pooled"))
+
+    def compute(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        self.lengths.append(len(inputs["hidden"]))
+        return {"context": inputs["hidden"].repeat(1, 1, 2), "pooled": inputs["hidden"].mean(1)}
+
+
 class Vision(StandIn):
     """`vision`: transformers' blocks over the rows of windows, the full blocks over all windows as one row."""
 

@@ -16,13 +16,14 @@ from unipic2_edge.runtime.qwen.answering import answer_tokens
 from unipic2_edge.runtime.qwen.chat import Chat
 from unipic2_edge.runtime.qwen.prefix import PrefixCache
 from unipic2_edge.runtime.qwen.preprocessing import SeenPicture, count_tokens, edit_pixels, see
+from unipic2_edge.runtime.qwen.querying import QueryConditioner
 from unipic2_edge.runtime.qwen.reading import Reader
 from unipic2_edge.runtime.qwen.sampling import Sampler, SamplingSettings
 from unipic2_edge.runtime.qwen.sequence import TokenSequence
 from unipic2_edge.runtime.qwen.settings import QwenSettings, Rope
 
 from .conftest import IMAGE_PAD, SETTINGS, TURN_END, VISION
-from .stand_ins import Head, Language, StandIn, Vision
+from .stand_ins import Connector, Head, Language, StandIn, Vision
 
 QUESTIONS = ["what color is the circle?", "how many squares are there?", "describe the image.", "红色 🙂?", "x"]
 ANSWER = 10
@@ -164,6 +165,24 @@ def _whole(bench: Bench, sequence: TokenSequence, rope: Rope) -> np.ndarray:
         positions = torch.from_numpy(sequence.positions(SETTINGS, rope))[:, None]
         states = model.model.language_model(inputs_embeds=rows[None], position_ids=positions)
     return states.last_hidden_state.numpy()
+
+
+def test_conditioning_is_the_connector_over_the_queries_and_computed_once(bench: Bench) -> None:
+    connector = Connector(bench.queries.shape[1])
+    conditioner = QueryConditioner(bench.reader, bench.sessions | {"connector": connector}, 8)
+    picture = _picture(7, edit_pixels(96, 64, VISION))
+    tokens = [count_tokens(picture.grid, VISION)]
+    turns = [TokenSequence(bench.chat.editing(words, tokens), (picture,)) for words in ("make it blue", "", "")]
+    turns.append(TokenSequence(bench.chat.generation("a red circle")))
+    context, pooled = conditioner(turns)
+    assert (context.shape, pooled.shape) == ((4, 8, 128), (4, 64))
+    assert connector.lengths == [1, 1, 1]
+    for row, turn in zip(context, turns, strict=True):
+        wanted = _whole(bench, turn.with_queries(8), "sequential")[0, -8:]
+        np.testing.assert_allclose(row, np.tile(wanted, 2), atol=2e-5)
+    conditioner([TokenSequence(bench.chat.generation(f"number {number}")) for number in range(32)])
+    conditioner(turns[:1])  # forgotten by now
+    assert len(connector.lengths) == 3 + 32 + 1
 
 
 def test_a_stop_id_ends_the_answer(tiny: Any, tokenizer: Tokenizer, bench: Bench) -> None:

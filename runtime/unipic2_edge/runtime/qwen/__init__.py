@@ -6,6 +6,7 @@ chat.py           words and pictures → token ids sequence.py   ids with the pi
 positions.py      rope indices, cos/sin, bias    embedding.py  ids → embeddings, from a file on the disk
 language.py       the graphs `language`, `lm_head`; key_values.py, prefix.py: their cache, and its reuse
 seeing.py         the graph `vision`             reading.py    a sequence → hidden states
-answering.py      an answer, token by token      tokenizer.py  tokenizer.json
+answering.py      an answer, token by token      querying.py   a prompt → the denoiser's conditioning
+tokenizer.py      tokenizer.json
 sampling.py       logits → token                 words.py      tokens → text, whole characters only
 """

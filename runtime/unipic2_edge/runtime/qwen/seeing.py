@@ -15,7 +15,7 @@ from .windows import vision_feed
 Floats = NDArray[np.float32]
 
 VISION_GRAPH = "vision"
-_REMEMBERED = 8  # 3.7 MB each for 512 pixels at full size
+_REMEMBERED = 4  # 3.7 MB each for 512 pixels at full size, 18 MB at most
 
 
 class Eyes:
