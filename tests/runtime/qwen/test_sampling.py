@@ -56,6 +56,14 @@ def test_greedy_takes_the_largest_after_the_penalty() -> None:
     assert penalised(logits, previous, 2.0).tolist() == [1.0, 1.5, np.float32(2.9), -1.0]
 
 
+@pytest.mark.parametrize("top_p", [1e-300, 0.5, 1 - 1e-12])
+def test_alike_tokens_and_the_smallest_nucleus_leave_one_at_least(top_p: float) -> None:
+    settings = SamplingSettings(temperature=1.0, top_p=top_p)
+    shares = distribution(np.zeros(7, np.float32), np.zeros(0, np.int64), settings)
+    assert 1 <= (shares > 0).sum() <= np.ceil(top_p * 7)
+    assert shares.sum() == pytest.approx(1)
+
+
 def test_the_same_seed_draws_the_same_tokens_and_another_does_not() -> None:
     logits = np.random.default_rng(0).standard_normal((50, VOCABULARY)).astype(np.float32)
     previous = np.zeros(0, np.int64)

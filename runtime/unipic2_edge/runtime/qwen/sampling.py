@@ -72,15 +72,12 @@ class Sampler:
 
 def distribution(logits: Floats, previous: Ids, settings: SamplingSettings) -> NDArray[np.float64]:
     """The probabilities [V] that a token is drawn from; `settings.temperature` is above 0."""
-    scores = penalised(logits, previous, settings.repetition_penalty) / np.float32(settings.temperature)
+    scores = penalised(logits, previous, settings.repetition_penalty)
+    scores /= np.float32(settings.temperature)
     if 0 < settings.top_k < len(scores):
-        scores = np.where(scores < np.partition(scores, -settings.top_k)[-settings.top_k], -np.inf, scores)
-    if settings.top_p < 1:
-        order = scores.argsort(kind="stable")  # least likely first
-        unlikely = _softmax(scores[order]).cumsum() <= 1 - settings.top_p
-        unlikely[-1] = False
-        scores[order[unlikely]] = -np.inf
-    return _softmax(scores)
+        scores[scores < np.partition(scores, -settings.top_k)[-settings.top_k]] = -np.inf
+    shares = _softmax(scores)
+    return shares if settings.top_p == 1 else _nucleus(shares, settings.top_p)
 
 
 def penalised(logits: Floats, previous: Ids, penalty: float) -> Floats:
@@ -91,6 +88,18 @@ def penalised(logits: Floats, previous: Ids, penalty: float) -> Floats:
         found, factor = scores[seen], np.float32(penalty)
         scores[seen] = np.where(found < 0, found * factor, found / factor)
     return scores
+
+
+def _nucleus(shares: NDArray[np.float64], top_p: float) -> NDArray[np.float64]:
+    """The fewest most likely tokens that have `top_p` together; the others' shares become 0. arXiv 1904.09751."""
+    # All tokens below (1 − top_p) / V have less than 1 − top_p together: gone without being sorted.
+    likely = np.flatnonzero(shares >= min((1 - top_p) / len(shares), shares.max()))
+    order = likely[shares[likely].argsort(kind="stable")]  # least likely first
+    below = shares[order].cumsum() + (1 - shares[order].sum())
+    kept = np.append(order[:-1][below[:-1] > 1 - top_p], order[-1])
+    nucleus = np.zeros_like(shares)
+    nucleus[kept] = shares[kept] / shares[kept].sum()
+    return nucleus
 
 
 def _softmax(scores: Floats) -> NDArray[np.float64]:
