@@ -12,13 +12,16 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from unipic2_edge.runtime.errors import RequestError
+from unipic2_edge.runtime.qwen import seeing
 from unipic2_edge.runtime.qwen.answering import answer_tokens
 from unipic2_edge.runtime.qwen.chat import Chat
+from unipic2_edge.runtime.qwen.language import LanguageModel
 from unipic2_edge.runtime.qwen.prefix import PrefixCache
 from unipic2_edge.runtime.qwen.preprocessing import SeenPicture, count_tokens, edit_pixels, see
 from unipic2_edge.runtime.qwen.querying import QueryConditioner
 from unipic2_edge.runtime.qwen.reading import Reader
 from unipic2_edge.runtime.qwen.sampling import Sampler, SamplingSettings
+from unipic2_edge.runtime.qwen.seeing import Eyes
 from unipic2_edge.runtime.qwen.sequence import TokenSequence
 from unipic2_edge.runtime.qwen.settings import QwenSettings, Rope
 
@@ -165,6 +168,37 @@ def _whole(bench: Bench, sequence: TokenSequence, rope: Rope) -> np.ndarray:
         positions = torch.from_numpy(sequence.positions(SETTINGS, rope))[:, None]
         states = model.model.language_model(inputs_embeds=rows[None], position_ids=positions)
     return states.last_hidden_state.numpy()
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 5, 7, 20])
+def test_reading_in_chunks_gives_the_same(bench: Bench, chunk: int) -> None:
+    rng = np.random.default_rng(chunk)
+    rows = rng.standard_normal((2, 20, 64)).astype(np.float32)
+    positions = np.tile(np.arange(20), (3, 1))
+    pieces = LanguageModel(bench.sessions, SETTINGS.rope, chunk)
+    whole = bench.reader.model
+    for select in (1, 4, 6, 20):
+        hidden, cache = pieces.prefill(rows, positions, pieces.empty(2), select)
+        wanted, known = whole.prefill(rows, positions, whole.empty(2), select)
+        assert hidden.shape == (2, select, 64)
+        np.testing.assert_allclose(hidden, wanted, atol=1e-5)
+        for ours, theirs in zip(cache.arrays, known.arrays, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert max(bench.language.lengths[: 20 // chunk]) == chunk
+
+
+def test_eyes_remember_within_their_bytes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = [_picture(seed) for seed in (1, 2, 3)]
+    eyes = Eyes(bench.sessions, VISION)
+    sizes = [eyes(picture).nbytes for picture in pictures]
+    assert eyes(pictures[0]).shape == (count_tokens(pictures[0].grid, VISION), 64)
+    assert len(bench.vision.lengths) == 3
+    monkeypatch.setattr(seeing, "_REMEMBERED", sizes[0] + sizes[2])
+    eyes(pictures[2])  # lets the second go
+    eyes(pictures[0])
+    assert len(bench.vision.lengths) == 3
+    eyes(pictures[1])
+    assert len(bench.vision.lengths) == 4
 
 
 def test_conditioning_is_the_connector_over_the_queries_and_computed_once(bench: Bench) -> None:

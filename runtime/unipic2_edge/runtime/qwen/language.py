@@ -15,6 +15,7 @@ Ids = NDArray[np.int64]
 
 LANGUAGE_GRAPH = "language"
 HEAD_GRAPH = "lm_head"
+_CHUNK = 2048  # tokens: the bias of a large picture's 16,000 tokens would take 1 GB at once
 
 
 class LanguageModel:
@@ -23,10 +24,11 @@ class LanguageModel:
     Args:
         sessions: the opened graphs; `lm_head` is opened by the first question that is answered in words.
         rope: how the model's attention turns.
+        chunk: how many tokens are read at once, at most (what an engine was built for, say).
     """
 
-    def __init__(self, sessions: Sessions, rope: RopeSettings) -> None:
-        self._sessions, self._rope = sessions, rope
+    def __init__(self, sessions: Sessions, rope: RopeSettings, chunk: int = _CHUNK) -> None:
+        self._sessions, self._rope, self._chunk = sessions, rope, chunk
 
     def empty(self, batch: int = 1) -> KeyValues:
         """The cache before the first token."""
@@ -49,10 +51,20 @@ class LanguageModel:
         Raises:
             WorkError: the backend failed.
         """
+        count, found = embeddings.shape[1], []
+        for start in range(0, count, self._chunk):
+            end = min(start + self._chunk, count)
+            wanted = min(end - start, end - (count - select))  # of this chunk's tokens; of an early one none
+            hidden, cache = self._read(embeddings[:, start:end], positions[:, start:end], cache, max(wanted, 1))
+            if wanted > 0:
+                found.append(hidden)
+        return np.concatenate(found, axis=1), cache
+
+    def _read(self, embeddings: Floats, positions: Ids, cache: KeyValues, select: int) -> tuple[Floats, KeyValues]:
         batch, count, _ = embeddings.shape
         cos, sin = rope_tables(positions, self._rope, batch)
         inputs = {
-            "inputs_embeds": embeddings,
+            "inputs_embeds": np.ascontiguousarray(embeddings),
             "rope_cos": cos,
             "rope_sin": sin,
             "attention_bias": causal_bias(count, cache.length, batch),

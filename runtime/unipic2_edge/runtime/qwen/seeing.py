@@ -15,7 +15,7 @@ from .windows import vision_feed
 Floats = NDArray[np.float32]
 
 VISION_GRAPH = "vision"
-_REMEMBERED = 4  # 3.7 MB each for 512 pixels at full size, 18 MB at most
+_REMEMBERED = 64_000_000  # bytes; 512 pixels take 3.7 MB at full size
 
 
 class Eyes:
@@ -40,6 +40,6 @@ class Eyes:
             feed = vision_feed(picture, self._settings)
             self._seen[picture.digest] = self._sessions[VISION_GRAPH].run(feed)["image_embeds"]
         self._seen.move_to_end(picture.digest)
-        while len(self._seen) > _REMEMBERED:
+        while len(self._seen) > 1 and sum(array.nbytes for array in self._seen.values()) > _REMEMBERED:
             self._seen.popitem(last=False)
         return self._seen[picture.digest]
