@@ -11,7 +11,7 @@ from .shapes.captions import training_caption
 from .shapes.edits import Edit, training_edit
 from .shapes.questions import KINDS, ask, description, held_out_scene, training_scene
 from .shapes.render import Picture, render
-from .shapes.scene import Canvas, Scene, choose
+from .shapes.scene import Canvas, Scene
 
 GENERATION_PROMPT = "Generate an image: {}"
 Turn = tuple[str, str]  # what the user says, what is answered
@@ -51,14 +51,12 @@ def draw_lessons(rng: np.random.Generator, recipe: Recipe, canvases: list[Canvas
 
 
 def questions(rng: np.random.Generator, scene: Scene, count: int) -> list[Turn]:
-    """`count` different questions about a scene, or fewer where it does not give as many."""
+    """`count` different questions about a scene, no more than it has kinds for."""
     turns: dict[str, str] = {}
-    for _ in range(3 * count):
-        question = ask(scene, rng, choose(rng, KINDS))
+    for kind in rng.permutation(KINDS):
+        question = ask(scene, rng, str(kind)) if len(turns) < count else None
         if question is not None:
             turns[question.text] = question.answer
-        if len(turns) == count:
-            break
     return list(turns.items())
 
 
