@@ -75,7 +75,7 @@ def answers(
     hidden = states(model, embed(model, ids, patches, grid), places, cache)
     made: list[Tensor] = []
     ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-    following = places[:, -1:] .max(0, keepdim=True).values.expand(3, 1)
+    following = places[:, -1:].max(0, keepdim=True).values.expand(3, 1)
     for _ in range(limit):
         token = model.lm_head(hidden[:, -1:]).argmax(-1)  # [B, 1]
         made.append(token[:, 0])

@@ -5,13 +5,14 @@ Trained beside the language loss and then thrown away; without it the tower lear
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .shapes.scene import COLORS, GRID, SHAPES, Scene
+from .sight import Grid
 
 _CELLS = GRID * GRID
 _SHAPES = len(SHAPES) + 1  # the first is an empty cell
@@ -20,24 +21,37 @@ _NOT_ASKED = -100
 
 
 class CellReader(nn.Module):
-    """Mean of the picture's tokens → shape (or none) and colour of each of the nine cells."""
+    """A picture's tokens, all of them in order → shape (or none) and colour of each of the nine cells.
 
-    def __init__(self, hidden: int) -> None:
+    One linear map for each grid, since a token does not know its own place: the tower's rope is relative.
+
+    Args:
+        hidden: width of a token.
+        grids: how many tokens (down, across) a picture may have.
+    """
+
+    def __init__(self, hidden: int, grids: Iterable[Grid]) -> None:
         super().__init__()
-        self.linear = nn.Linear(hidden, _CELLS * (_SHAPES + _COLORS))
+        outputs = _CELLS * (_SHAPES + _COLORS)
+        self.linears = nn.ModuleDict({_name(grid): nn.Linear(hidden * grid[0] * grid[1], outputs) for grid in grids})
 
-    def loss(self, tokens: Tensor, cells: Tensor) -> Tensor:
+    def loss(self, tokens: Tensor, grid: Grid, cells: Tensor) -> Tensor:
         """Cross-entropy of shapes and of the objects' colours.
 
         Args:
             tokens: of one picture a row, [B, N, H].
+            grid: how many of them stand down and across.
             cells: from `cell_targets`, [B, 9, 2].
         """
-        logits = self.linear(tokens.mean(1)).view(-1, _SHAPES + _COLORS).float()
+        logits = self.linears[_name(grid)](tokens.flatten(1)).view(-1, _SHAPES + _COLORS).float()
         shapes, colors = logits.split([_SHAPES, _COLORS], dim=-1)
         wanted = cells.view(-1, 2)
         shape_loss = functional.cross_entropy(shapes, wanted[:, 0])
         return shape_loss + functional.cross_entropy(colors, wanted[:, 1], ignore_index=_NOT_ASKED)
+
+
+def _name(grid: Grid) -> str:
+    return f"{grid[0]}x{grid[1]}"
 
 
 def cell_targets(scenes: Sequence[Scene]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -47,6 +48,10 @@ class Sight:
         _, down, across = (int(count) for count in made["image_grid_thw"][0])
         patches: Tensor = made["pixel_values"]
         return patches, (down, across)
+
+    def grid(self, width: int, height: int, editing: bool = False) -> Grid:
+        """The grid of patches of a picture of this size."""
+        return self.patches([np.zeros((height, width, 3), np.uint8)], editing)[1]
 
     def tokens(self, grid: Grid) -> int:
         """How many tokens of text a picture takes."""

@@ -7,7 +7,7 @@ prompt half of the time, M-RoPE) and for conditioning (the editing size, no syst
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from .understanding import answer_questions
 
 _EVALUATED = 300
 _CORPUS = 3_000
-_READING_WEIGHT = 0.5
+_READING_WEIGHT = 1.0
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Batch:
 class Pupil(nn.Module):
     """The model and, beside it, a reader of the picture's tokens that is thrown away after the training."""
 
-    def __init__(self, qwen: nn.Module, hidden: int) -> None:
+    def __init__(self, qwen: nn.Module, hidden: int, grids: Iterable[Grid]) -> None:
         super().__init__()
         self.qwen = qwen
-        self.reader = CellReader(hidden)
+        self.reader = CellReader(hidden, grids)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Cross-entropy of the answers' tokens, and of what each cell of the picture shows (none without one)."""
@@ -64,10 +64,11 @@ class Pupil(nn.Module):
         wanted = batch.labels[:, 1:] != IGNORED
         logits = qwen.lm_head(hidden[:, :-1][wanted])
         loss = functional.cross_entropy(logits.float(), batch.labels[:, 1:][wanted])
-        if batch.cells is None:
+        if batch.cells is None or batch.grid is None:
             return loss, None
+        merge = qwen.config.vision_config.spatial_merge_size
         seen = embedded[batch.ids == qwen.config.image_token_id].view(len(embedded), -1, embedded.shape[-1])
-        return loss, self.reader.loss(seen, batch.cells)
+        return loss, self.reader.loss(seen, (batch.grid[0] // merge, batch.grid[1] // merge), batch.cells)
 
 
 class VisionLanguageStage:
@@ -84,12 +85,18 @@ class VisionLanguageStage:
         self.chat = Chat(self.tokenizer)
         self.sight = Sight(Qwen2VLImageProcessorPil(min_pixels=config.pixels[0], max_pixels=config.pixels[1]))
         qwen = new_qwen(config.qwen)
-        self.model: nn.Module = Pupil(qwen, text["hidden_size"])
+        self.canvases = [Canvas(*size) for size in recipe.data.sizes]
+        self.model: nn.Module = Pupil(qwen, text["hidden_size"], self._token_grids())
         if recipe.compile:
             torch._dynamo.config.recompile_limit = 64
             for layer in [*qwen.model.language_model.layers, *qwen.model.visual.blocks]:
                 layer.compile()
-        self.canvases = [Canvas(*size) for size in recipe.data.sizes]
+
+    def _token_grids(self) -> list[Grid]:
+        """Tokens down and across of every size of picture, in both ways of seeing."""
+        ways = [(canvas, editing) for canvas in self.canvases for editing in (False, True)]
+        grids = {self.sight.grid(canvas.width, canvas.height, editing) for canvas, editing in ways}
+        return sorted((down // self.sight.merge, across // self.sight.merge) for down, across in grids)
 
     def losses(self, step: int, device: torch.device) -> Iterator[tuple[Tensor, dict[str, float]]]:
         """Each micro-batch's own draw of task, size and way of seeing."""
