@@ -34,7 +34,9 @@ class MetaqueryCheckpoint(Checkpoint):
         files = self.weights("conditioner")
         with self._loading("conditioner"):
             config = self.config("conditioner")
-            model = MetaQueryConditioner(**{name: config[name] for name in _conditioner_fields(config)})
+            model: MetaQueryConditioner = MetaQueryConditioner(
+                **{name: config[name] for name in _conditioner_fields(config)}
+            )
             tensors = {name: tensor for path in files for name, tensor in load_file(path).items()}
             model.load_state_dict(tensors)
         model.to(dtype).eval()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from .batched_vision import is_one_window, picture_tokens
 from .configs import Config
 from .sight import Grid
 
@@ -40,8 +41,12 @@ def embed(model: Any, ids: Tensor, patches: Tensor | None, grid: Grid | None) ->
     embedded: Tensor = model.get_input_embeddings()(ids)
     if patches is None or grid is None:
         return embedded
-    grids = torch.tensor([[1, *grid]] * len(ids), device=ids.device)
-    seen = torch.cat(model.model.get_image_features(patches.to(ids.device), grids).pooler_output)
+    visual = model.model.visual
+    if is_one_window(visual, grid):
+        seen = picture_tokens(visual, patches.to(ids.device), grid)
+    else:
+        grids = torch.tensor([[1, *grid]] * len(ids), device=ids.device)
+        seen = torch.cat(model.model.get_image_features(patches.to(ids.device), grids).pooler_output)
     mask = (ids == model.config.image_token_id)[..., None]
     return embedded.masked_scatter(mask, seen.to(embedded.dtype))
 

@@ -15,7 +15,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-Stage = Literal["autoencoder", "text", "denoiser", "vision-language"]
+Stage = Literal["autoencoder", "text", "denoiser", "vision-language", "metaquery"]
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 

@@ -27,9 +27,10 @@ from .qwen_tokenizer import qwen_tokenizer
 from .readers import CellReader, cell_targets
 from .recipe import Recipe
 from .shapes.questions import evaluation_questions, score_answers
+from .shapes.render import render
 from .shapes.scene import Canvas
 from .sight import Grid, Sight, positions
-from .understanding import answer_questions
+from .understanding import answer
 
 _EVALUATED = 300
 _CORPUS = 3_000
@@ -89,7 +90,7 @@ class VisionLanguageStage:
         self.model: nn.Module = Pupil(qwen, text["hidden_size"], self._token_grids())
         if recipe.compile:
             torch._dynamo.config.recompile_limit = 64
-            for layer in [*qwen.model.language_model.layers, *qwen.model.visual.blocks]:
+            for layer in qwen.model.language_model.layers:
                 layer.compile()
 
     def _token_grids(self) -> list[Grid]:
@@ -130,10 +131,10 @@ class VisionLanguageStage:
     def samples(self, folder: Path, step: int) -> dict[str, float]:
         """The share of exact answers on unseen scenes, in both ways of seeing, and by kind in the first."""
         questions = evaluation_questions(_EVALUATED, self.canvases[0], seed=11)
+        asked = [(question.text, render(question.scene)) for question in questions]
         pupil: Any = self.model
         made = {
-            way: answer_questions(pupil.qwen, self.chat, self.sight, questions, editing=way == "small")
-            for way in ("whole", "small")
+            way: answer(pupil.qwen, self.chat, self.sight, asked, editing=way == "small") for way in ("whole", "small")
         }
         scores = {way: score_answers(questions, answers) for way, answers in made.items()}
         whole = scores["whole"]
