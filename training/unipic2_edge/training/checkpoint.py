@@ -23,7 +23,7 @@ from transformers import AutoTokenizer, CLIPTextModelWithProjection, T5Config, T
 from .conditioning import TextConditioner, TokenIds
 from .errors import CheckpointError
 from .folders import publishing
-from .layout import MODELS, PARTS, TOKENIZERS, CheckpointFolder
+from .layout import KONTEXT, METAQUERY, MODELS, TOKENIZERS, CheckpointFolder, Layout
 from .lora import Lora, merged
 from .skeleton import Skeleton, without_memory
 from .transformer import KontextTransformer
@@ -235,25 +235,34 @@ def save_checkpoint(
 ) -> Checkpoint:
     """Write a checkpoint: `parts` by name (anything with `save_pretrained`), the rest copied from `base`.
 
-    The folder appears whole or not at all; with `replace` it may take the place of one that is there.
+    Its variant is MetaQuery's if it gets one of that variant's own parts, else that of `base`. The folder appears
+    whole or not at all; with `replace` it may take the place of one that is there.
 
     Raises:
         OutputError: `folder` exists and is not empty, or cannot be written.
         WorkError: the disk is full.
     """
     with publishing(folder, replace) as temporary:
-        for part in PARTS:
+        layout = _layout(base, set(parts))
+        for part in layout.parts:
             if part in parts:
                 parts[part].save_pretrained(temporary / part)
             elif base is not None and base.has(part):
                 shutil.copytree(base.path(part), temporary / part)
-        made = [part for part in PARTS if Checkpoint(temporary).has(part)]
-        index = {"_class_name": "StableDiffusion3Pipeline"} | {part: list(_CLASSES[part]) for part in made}
-        _write_json(temporary / "model_index.json", index)
+        if layout is KONTEXT:  # the published MetaQuery has none: diffusers knows no such pipeline
+            made = [part for part in layout.parts if Checkpoint(temporary).has(part)]
+            index = {"_class_name": "StableDiffusion3Pipeline"} | {part: list(_CLASSES[part]) for part in made}
+            _write_json(temporary / "model_index.json", index)
         kept = defaults if defaults is not None else base.defaults() if base is not None else {}
         if kept:
             _write_json(temporary / "defaults.json", kept)
     return Checkpoint.open(folder, partial=True)
+
+
+def _layout(base: Checkpoint | None, parts: set[str]) -> Layout:
+    if parts.intersection(METAQUERY.parts).difference(KONTEXT.parts):
+        return METAQUERY
+    return base.layout if base is not None else KONTEXT
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

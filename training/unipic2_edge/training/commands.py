@@ -59,12 +59,15 @@ def train(arguments: argparse.Namespace) -> Outcome:
 
 def init_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `init`."""
-    parser.add_argument("config", metavar="CONFIG", help="unipic2-sd3.5m-kontext, shapes-kontext or tiny-kontext")
+    parser.add_argument(
+        "config", metavar="CONFIG", help="unipic2-sd3.5m-kontext, unipic2-metaquery, or shapes-… and tiny-… of either"
+    )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="the folder to write")
     parser.add_argument(
         "--components",
         metavar="A,B",
-        help="only these of transformer, vae, text_encoder, text_encoder_2, text_encoder_3",
+        help="only these of transformer, vae; text_encoder, text_encoder_2, text_encoder_3 (kontext); conditioner, "
+        "qwen2_5_vl (metaquery)",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), default="float32")
@@ -80,15 +83,14 @@ def init(arguments: argparse.Namespace) -> Outcome:
     import torch
 
     from .init import init_checkpoint
-    from .layout import MODELS
 
-    components = tuple(arguments.components.split(",")) if arguments.components else MODELS
+    components = tuple(arguments.components.split(",")) if arguments.components else None
     dtype = getattr(torch, arguments.dtype)
     checkpoint = init_checkpoint(arguments.config, arguments.checkpoint, components, arguments.seed, dtype)
     size = sum(path.stat().st_size for path in checkpoint.folder.rglob("*") if path.is_file())
     result: dict[str, object] = {
         "checkpoint": str(checkpoint.folder),
-        "components": list(components),
+        "components": [part for part in checkpoint.layout.models if checkpoint.has(part)],
         "bytes": size,
     }
     return Outcome(result, [f"{checkpoint.folder}: random {arguments.config}, {size / 1e6:.1f} MB"])

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .autoencoder import to_pictures, to_tensor
 from .checkpoint import Checkpoint, save_checkpoint
 from .conditioning import TokenIds
 from .configs import KONTEXT
-from .flow import sample, sigmas_for_training
+from .flow import Condition, sample, velocity_loss
 from .grids import save_grid
 from .latent_shards import SHARD_PAIRS, LatentShards
 from .recipe import Recipe
@@ -74,7 +73,7 @@ class DenoiserStage:
         return model
 
     def losses(self, step: int, device: torch.device) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        """One micro-batch of one task each: ‖v(x_s, s) − (ε − x0)‖², x_s = (1 − s)·x0 + s·ε."""
+        """The flow-matching loss of one micro-batch of one task each."""
         self._to(device)
         count = self.recipe.gradient_accumulation
         shards = max(1, self.recipe.data.cached_pairs // self.shards.pairs)
@@ -88,15 +87,8 @@ class DenoiserStage:
             dropped = torch.from_numpy(rng.random(self.recipe.batch_size) < self.recipe.data.prompt_dropout).to(device)
             context, pooled = self._condition(batch.ids, dropped)
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-            sigmas = sigmas_for_training(self.recipe.flow, len(dropped), generator).to(device)
-            noise = torch.randn(batch.latents.shape, generator=generator).to(device)
-            mix = sigmas[:, None, None, None]
-            noisy = (1 - mix) * batch.latents + mix * noise
-            # On CPUs the flash kernel's backward takes a third of a step at these sizes; plain matmuls are faster.
-            with sdpa_kernel(_backends(device)):
-                velocity = self.model(noisy, context, pooled, sigmas * 1000, batch.reference, return_dict=False)[0]
-                loss = (velocity.float() - (noise - batch.latents)).square().mean()
-                yield loss, {}
+            condition = Condition(context, pooled, batch.reference)
+            yield velocity_loss(self.model, self.recipe.flow, batch.latents, condition, generator), {}
 
     @torch.no_grad()
     def _condition(self, ids: TokenIds, dropped: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,11 +171,6 @@ def initialise(model: KontextTransformer) -> None:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     nn.init.xavier_uniform_(model.pos_embed.proj.weight.view(model.pos_embed.proj.weight.shape[0], -1))
-
-
-def _backends(device: torch.device) -> list[SDPBackend]:
-    fused = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
-    return [SDPBackend.MATH] if device.type == "cpu" else [*fused, SDPBackend.MATH]
 
 
 def _by_weight(canvases: list[Canvas], weights: tuple[float, ...], slots: int = 10) -> list[Canvas]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,15 @@ from diffusers import AutoencoderKL, ConfigMixin, FlowMatchEulerDiscreteSchedule
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from .checkpoint import Checkpoint, position_table, save_checkpoint
-from .configs import KONTEXT, RELEASED_DEFAULTS, KontextConfig
-from .corpus import sentences
+from .conditioner import MetaQueryConditioner
+from .configs import KONTEXT, METAQUERY, RELEASED_DEFAULTS, KontextConfig, MetaqueryConfig
+from .corpus import chat_sentences, sentences
 from .errors import RequestError
-from .layout import MODELS
+from .layout import LAYOUTS, QWEN
+from .metaquery import ConditionerPart
+from .qwen_tokenizer import qwen_tokenizer
+from .random_qwen import RandomQwen
+from .randomness import randomise
 from .tokenizers import clip_tokenizer, t5_tokenizer
 from .transformer import KontextTransformer
 
@@ -25,7 +31,7 @@ _SMALL_SIDE = 64  # pixels: what the small models draw by default
 def init_checkpoint(
     name: str,
     folder: Path,
-    components: tuple[str, ...] = MODELS,
+    components: tuple[str, ...] | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Checkpoint:
@@ -40,33 +46,47 @@ def init_checkpoint(
         OutputError: the folder exists and is not empty, or cannot be written.
         WorkError: the disk is full.
     """
-    if name not in KONTEXT:
-        raise RequestError(f"there is no config {name!r}", f"use one of {', '.join(KONTEXT)}")
-    unknown = sorted(set(components) - set(MODELS))
+    config = KONTEXT.get(name) or METAQUERY.get(name)
+    if config is None:
+        raise RequestError(f"there is no config {name!r}", f"use one of {', '.join([*KONTEXT, *METAQUERY])}")
+    models = LAYOUTS["kontext" if isinstance(config, KontextConfig) else "metaquery"].models
+    components = models if components is None else components
+    unknown = sorted(set(components) - set(models))
     if unknown:
-        raise RequestError(f"there is no component {unknown[0]!r}", f"use some of {', '.join(MODELS)}")
-    config = KONTEXT[name]
-    texts = list(_texts())
+        raise RequestError(f"there is no component {unknown[0]!r}", f"use some of {', '.join(models)}")
+    seeds = {model: seed + index if model in components else None for index, model in enumerate(models)}
     parts: dict[str, Any] = {
-        component: _Model(component, config, dtype, seed + index if component in components else None)
-        for index, component in enumerate(MODELS)
+        model: _Model(model, config, dtype, model_seed) for model, model_seed in seeds.items() if model != QWEN
     }
     parts["scheduler"] = FlowMatchEulerDiscreteScheduler(**config.scheduler)
-    for part, encoder, pad in (
-        ("tokenizer", config.text_encoder, "<|endoftext|>"),
-        ("tokenizer_2", config.text_encoder_2, "!"),
-    ):
-        parts[part] = clip_tokenizer(texts, encoder["vocab_size"], encoder["max_position_embeddings"], pad)
-    parts["tokenizer_3"] = t5_tokenizer(texts, config.text_encoder_3["vocab_size"], config.t5_length)
+    if isinstance(config, KontextConfig):
+        parts |= _tokenizers(config)
+    else:
+        parts[QWEN] = _qwen(config, dtype, seeds[QWEN])
     return save_checkpoint(folder, defaults=_defaults(config), **parts)
 
 
-def _texts() -> list[str]:
-    """Captions and instructions, cut off at a fixed number."""
-    return [text for _, text in zip(range(2 * _CORPUS), sentences(_CORPUS), strict=False)]
+def _tokenizers(config: KontextConfig) -> dict[str, Any]:
+    texts = _first(sentences(_CORPUS), 2 * _CORPUS)
+    first, second = (
+        clip_tokenizer(texts, encoder["vocab_size"], encoder["max_position_embeddings"], pad)
+        for encoder, pad in ((config.text_encoder, "<|endoftext|>"), (config.text_encoder_2, "!"))
+    )
+    third = t5_tokenizer(texts, config.text_encoder_3["vocab_size"], config.t5_length)
+    return {"tokenizer": first, "tokenizer_2": second, "tokenizer_3": third}
 
 
-def _defaults(config: KontextConfig) -> dict[str, dict[str, Any]]:
+def _qwen(config: MetaqueryConfig, dtype: torch.dtype, seed: int | None) -> RandomQwen:
+    length = config.qwen["text_config"]["max_position_embeddings"]
+    tokenizer = qwen_tokenizer(chat_sentences(_CORPUS), config.special_start, length)
+    return RandomQwen(config, tokenizer, dtype, seed)
+
+
+def _first(texts: Iterator[str], count: int) -> list[str]:
+    return list(islice(texts, count))
+
+
+def _defaults(config: KontextConfig | MetaqueryConfig) -> dict[str, dict[str, Any]]:
     """Small models draw small pictures, the full size the released ones.
 
     The released negative prompt of editing is left out: a stand-in vocabulary spells it letter by letter, and
@@ -81,12 +101,17 @@ def _defaults(config: KontextConfig) -> dict[str, dict[str, Any]]:
 class _Model:
     """A component that is made only when it is saved, and let go right after; without a seed its config alone."""
 
-    def __init__(self, component: str, config: KontextConfig, dtype: torch.dtype, seed: int | None) -> None:
+    def __init__(
+        self, component: str, config: KontextConfig | MetaqueryConfig, dtype: torch.dtype, seed: int | None
+    ) -> None:
         self.component, self.config, self.dtype, self.seed = component, config, dtype, seed
 
     def save_pretrained(self, folder: Path) -> None:
         """Make the module with random weights and save it."""
         model = _meta_module(self.component, self.config, self.dtype)
+        if self.component == "conditioner" and self.seed is None:
+            ConditionerPart(model).save_pretrained(folder)
+            return
         if self.seed is None:
             folder.mkdir()
             _save_config(model, folder)
@@ -98,10 +123,10 @@ class _Model:
         if self.component == "transformer":
             table = position_table(self.config.transformer).flatten(0, 1)[None]  # [1, max·max, D]
             model.pos_embed.pos_embed = table.to(self.dtype)
-        model.save_pretrained(folder)
+        (ConditionerPart(model) if self.component == "conditioner" else model).save_pretrained(folder)
 
 
-def _meta_module(component: str, config: KontextConfig, dtype: torch.dtype) -> Any:
+def _meta_module(component: str, config: KontextConfig | MetaqueryConfig, dtype: torch.dtype) -> Any:
     """The module in its dtype without memory: nothing is initialised twice, or converted."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -112,11 +137,13 @@ def _meta_module(component: str, config: KontextConfig, dtype: torch.dtype) -> A
         torch.set_default_dtype(default)
 
 
-def _build(component: str, config: KontextConfig) -> Any:
+def _build(component: str, config: KontextConfig | MetaqueryConfig) -> Any:
     if component == "transformer":
         return KontextTransformer(**config.transformer)
     if component == "vae":
         return AutoencoderKL(**config.vae)
+    if isinstance(config, MetaqueryConfig):
+        return MetaQueryConditioner(**config.conditioner)
     if component == "text_encoder_3":
         return T5EncoderModel(T5Config(**config.text_encoder_3))
     return CLIPTextModelWithProjection(CLIPTextConfig(**getattr(config, component)))
@@ -128,23 +155,3 @@ def _save_config(model: Any, folder: Path) -> None:
         model.save_config(folder)
     else:
         model.config.save_pretrained(folder)
-
-
-@torch.no_grad()
-def randomise(model: Any, seed: int) -> None:
-    """Fill every parameter: matrices N(0, 1/fan-in), norms' gains near one, biases small; seeded, in place."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim > 1:
-            embedding = "embed" in name and name.endswith(("embedding.weight", "shared.weight", "embed_tokens.weight"))
-            spread = 1.0 if embedding else 1 / math.sqrt(parameter[0].numel())
-            if name.endswith("SelfAttention.q.weight"):  # T5 does not scale its scores: its queries are small
-                spread /= math.sqrt(model.config.d_kv)
-            parameter.normal_(0, spread, generator=generator)
-        elif name.endswith("weight"):
-            parameter.normal_(1, 0.02, generator=generator)
-        else:
-            parameter.normal_(0, 0.02, generator=generator)
-    for name, buffer in model.named_buffers():  # to_empty leaves them undefined
-        if name.endswith("position_ids"):
-            buffer.copy_(torch.arange(buffer.numel()).view_as(buffer))

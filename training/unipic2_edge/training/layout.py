@@ -1,9 +1,11 @@
-"""A checkpoint on disk: the published folder layout of UniPic2-SD3.5M-Kontext. No torch here.
+"""A checkpoint on disk: the two published folder layouts of UniPic2. No torch here.
 
-    transformer/ vae/ scheduler/ text_encoder/ text_encoder_2/ text_encoder_3/
-    tokenizer/ tokenizer_2/ tokenizer_3/ model_index.json      (safetensors only)
+    kontext     transformer/ vae/ scheduler/ text_encoder/ text_encoder_2/ text_encoder_3/
+                tokenizer/ tokenizer_2/ tokenizer_3/ model_index.json
+    metaquery   transformer/ vae/ scheduler/ conditioner/ qwen2_5_vl/
 
-`defaults.json` beside them is ours and optional: what each task uses when the caller says nothing.
+Safetensors only. `qwen2_5_vl/` is a whole Qwen2.5-VL as transformers saves it: model, tokenizer, chat template, image
+processor. `defaults.json` beside them is ours and optional: what each task uses when the caller says nothing.
 """
 
 from __future__ import annotations
@@ -22,9 +24,30 @@ if TYPE_CHECKING:
 MODELS = ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 PARTS = (*MODELS, "scheduler", *TOKENIZERS)
+QWEN = "qwen2_5_vl"
 
-_STEMS = dict.fromkeys(MODELS, "model") | dict.fromkeys(("transformer", "vae"), "diffusion_pytorch_model")
+
+@dataclass(frozen=True)
+class Layout:
+    """The parts of one variant: its models by their weights, and the folders of one small file."""
+
+    variant: str
+    models: tuple[str, ...]
+    parts: tuple[str, ...]
+
+
+KONTEXT = Layout("kontext", MODELS, PARTS)
+METAQUERY = Layout(
+    "metaquery",
+    ("transformer", "vae", "conditioner", QWEN),
+    ("transformer", "vae", "conditioner", QWEN, "scheduler"),
+)
+LAYOUTS = {layout.variant: layout for layout in (KONTEXT, METAQUERY)}
+
+_WEIGHED = {*KONTEXT.models, *METAQUERY.models}
+_STEMS = dict.fromkeys(_WEIGHED, "model") | dict.fromkeys(("transformer", "vae"), "diffusion_pytorch_model")
 _FILES = {"scheduler": "scheduler_config.json"} | dict.fromkeys(TOKENIZERS, "tokenizer.json")
+_HASHED = (".json", ".safetensors", ".model", ".txt", ".jinja")
 _CHUNK = 1 << 25  # bytes
 
 
@@ -48,19 +71,31 @@ class CheckpointFolder:
         if not folder.is_dir():
             raise CheckpointError(f"there is no checkpoint folder {folder}", "give a folder in the diffusers layout")
         checkpoint = cls(folder)
-        present = [part for part in PARTS if checkpoint.has(part)]
+        layout = checkpoint.layout
+        present = [part for part in layout.parts if checkpoint.has(part)]
         if not present:
             raise CheckpointError(
-                f"{folder} is not a checkpoint: it has none of {', '.join(MODELS)}",
+                f"{folder} is not a checkpoint: it has none of {', '.join(layout.models)}",
                 "give a folder in the diffusers layout",
             )
-        missing = [part for part in PARTS if part not in present]
+        missing = [part for part in layout.parts if part not in present]
         if missing and not partial:
             raise CheckpointError(
                 f"{folder} lacks {', '.join(missing)}",
                 "complete the checkpoint, or choose components that are there",
             )
         return checkpoint
+
+    @property
+    def layout(self) -> Layout:
+        """MetaQuery's where there is a conditioner or a language model (or a config of one), else Kontext's."""
+        marks = ("conditioner", QWEN)
+        return METAQUERY if any((self.folder / mark / "config.json").is_file() for mark in marks) else KONTEXT
+
+    @property
+    def variant(self) -> str:
+        """`kontext` or `metaquery`."""
+        return self.layout.variant
 
     def path(self, part: str) -> Path:
         """The folder of a part.
@@ -76,7 +111,7 @@ class CheckpointFolder:
 
     def has(self, part: str) -> bool:
         """Whether a part is there: a model by its weights, the others by their one file."""
-        if part in MODELS:
+        if part in _WEIGHED:
             return any((self.folder / part).glob("*.safetensors"))
         return (self.folder / part / _FILES[part]).is_file()
 
@@ -142,9 +177,7 @@ class CheckpointFolder:
         return digest.hexdigest()
 
     def _files(self) -> list[Path]:
-        found = [path for part in PARTS for path in sorted((self.folder / part).glob("*")) if path.is_file()]
-        return [
-            path
-            for path in [*found, self.folder / "defaults.json"]
-            if path.suffix in (".json", ".safetensors", ".model", ".txt") and path.is_file()
+        found = [
+            path for part in self.layout.parts for path in sorted((self.folder / part).glob("*")) if path.is_file()
         ]
+        return [path for path in [*found, self.folder / "defaults.json"] if path.suffix in _HASHED and path.is_file()]

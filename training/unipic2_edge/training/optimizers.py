@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, overload
@@ -13,6 +14,7 @@ from torch.optim import Optimizer as TorchOptimizer
 
 from .recipe import Optimizer
 
+_HIDDEN = re.compile(r"(blocks|layers)\.\d+\.(.*\.)?(attn2?|ff|ff_context|self_attn|mlp)\.")
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic coefficients (Jordan et al., Muon, 2024)
 
 
@@ -32,7 +34,7 @@ def make_optimizers(model: nn.Module, recipe: Optimizer) -> list[TorchOptimizer]
 
 def _is_hidden(name: str) -> bool:
     """Attention and feed-forward matrices; modulation, embeddings and in/out projections go to AdamW."""
-    return "blocks." in name and (".attn" in name or ".ff" in name)
+    return bool(_HIDDEN.search(name))
 
 
 class Muon(TorchOptimizer):

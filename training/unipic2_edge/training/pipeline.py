@@ -1,4 +1,4 @@
-"""The plain PyTorch pipeline: generation and editing as diffusers does them. The peer the runtime is measured against.
+"""The plain PyTorch pipelines: generation and editing as diffusers does them, the peers of the runtime.
 
 Same checkpoint, same conditioning, diffusers' own scheduler; eager, one guidance batch [negative, positive].
 """
@@ -6,6 +6,7 @@ Same checkpoint, same conditioning, diffusers' own scheduler; eager, one guidanc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,25 +17,33 @@ from .flow import sample
 from .shapes.render import Picture
 
 
-class KontextPipeline:
-    """A checkpoint's parts, loaded, and the two tasks on them.
+class DenoisingPipeline:
+    """Denoiser, autoencoder and scheduler, and the two tasks on them; what conditions the denoiser is a subclass's.
 
     Args:
-        checkpoint: a whole checkpoint in the published layout.
-        device: where to run.
-        dtype: of every part.
-
-    Raises:
-        CheckpointError: a part is missing or damaged.
+        transformer: the denoiser.
+        vae: the autoencoder.
+        scheduler: flow matching's.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
-        self.transformer = checkpoint.load_transformer(dtype).to(device)
-        self.vae = checkpoint.load_vae(dtype).to(device)
-        self.conditioner = checkpoint.load_conditioner(dtype).to(device)
-        self.scheduler = checkpoint.load_scheduler()
-        self.tokenize = checkpoint.tokenizers()
-        self.device, self.dtype = torch.device(device), dtype
+    def __init__(self, transformer: Any, vae: Any, scheduler: Any) -> None:
+        self.transformer, self.vae, self.scheduler = transformer, vae, scheduler
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is."""
+        device: torch.device = self.transformer.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The denoiser's."""
+        dtype: torch.dtype = self.transformer.dtype
+        return dtype
+
+    def condition(self, rows: Sequence[str], pictures: Sequence[Picture] | None) -> tuple[Tensor, Tensor]:
+        """Prompts, or instructions with their pictures → context [B, L, J] and pooled [B, P]."""
+        raise NotImplementedError
 
     @torch.inference_mode()
     def __call__(
@@ -60,8 +69,8 @@ class KontextPipeline:
             The pictures, and the final latents [n, C, h, w].
         """
         rows = [negative_prompt] * len(prompts) + list(prompts) if guidance_scale > 1 else list(prompts)
-        first, second, third = (part.to(self.device) for part in self.tokenize(rows))
-        context, pooled = self.conditioner((first, second, third))
+        seen = None if pictures is None else list(pictures) * (len(rows) // len(prompts))
+        context, pooled = self.condition(rows, seen)
         reference = None if pictures is None else self.encode(pictures)
         noise = latents.to(self.device, self.dtype)
         final = sample(
@@ -82,3 +91,31 @@ class KontextPipeline:
         """Latents [n, C, h, w], shifted and scaled → pictures."""
         config = self.vae.config
         return to_pictures(self.vae.decode(latents / config.scaling_factor + config.shift_factor).sample)
+
+
+class KontextPipeline(DenoisingPipeline):
+    """A Kontext checkpoint's parts, loaded: two CLIPs and T5 read the words.
+
+    Args:
+        checkpoint: a whole checkpoint in the published layout.
+        device: where to run.
+        dtype: of every part.
+
+    Raises:
+        CheckpointError: a part is missing or damaged.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(
+            checkpoint.load_transformer(dtype).to(device),
+            checkpoint.load_vae(dtype).to(device),
+            checkpoint.load_scheduler(),
+        )
+        self.conditioner = checkpoint.load_conditioner(dtype).to(device)
+        self.tokenize = checkpoint.tokenizers()
+
+    def condition(self, rows: Sequence[str], pictures: Sequence[Picture] | None) -> tuple[Tensor, Tensor]:
+        """The words alone condition it."""
+        first, second, third = (part.to(self.device) for part in self.tokenize(list(rows)))
+        context, pooled = self.conditioner((first, second, third))
+        return context, pooled

@@ -15,7 +15,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-Stage = Literal["autoencoder", "text", "denoiser"]
+Stage = Literal["autoencoder", "text", "denoiser", "vision-language", "metaquery"]
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -67,6 +67,20 @@ class Flow(Section, frozen=True):
     shift: float = 3.0
 
 
+class Talk(Section, frozen=True):
+    """The vision-language stage's lessons, as shares of its micro-batches; the rest are questions about pictures.
+
+    Of those, `small_share` see the picture at the editing size; of the others, `system_share` begin with the default
+    system prompt.
+    """
+
+    questions: int = 4  # about one picture, in one conversation
+    caption_share: float = 0.1
+    instruction_share: float = 0.2
+    small_share: float = 0.4
+    system_share: float = 0.5
+
+
 class Logging(Section, frozen=True):
     """How often, in steps, the run logs, draws sample grids and saves its state (0: never)."""
 
@@ -95,6 +109,7 @@ class Recipe(Section, frozen=True):
     data: Data = Data()
     optimizer: Optimizer = Optimizer()
     flow: Flow = Flow()
+    talk: Talk = Talk()
     logging: Logging = Logging()
 
 
@@ -153,6 +168,17 @@ def _check(recipe: Recipe, path: Path) -> None:
             side % 32 or side < 32 for size in recipe.data.sizes for side in size
         ),
         "data.edit_share must be within 0…1": not 0 <= recipe.data.edit_share <= 1,
+        "talk.questions must be positive": recipe.talk.questions < 1,
+        "talk's shares must be within 0…1, those of captions and instructions together too": not all(
+            0 <= share <= 1
+            for share in (
+                recipe.talk.caption_share + recipe.talk.instruction_share,
+                recipe.talk.caption_share,
+                recipe.talk.instruction_share,
+                recipe.talk.small_share,
+                recipe.talk.system_share,
+            )
+        ),
         "data.prompt_dropout must be within 0…1": not 0 <= recipe.data.prompt_dropout <= 1,
     }
     for problem, wrong in problems.items():

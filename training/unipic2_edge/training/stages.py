@@ -18,6 +18,14 @@ def make_stage(recipe: Recipe, output: Path) -> Stage:
         from .text import TextStage
 
         return TextStage(recipe, output)
+    if recipe.stage == "vision-language":
+        from .vision_language import VisionLanguageStage
+
+        return VisionLanguageStage(recipe, output)
+    if recipe.stage == "metaquery":
+        from .metaquery_stage import MetaqueryStage
+
+        return MetaqueryStage(recipe, output)
     from .denoiser import DenoiserStage
 
     return DenoiserStage(recipe, output)

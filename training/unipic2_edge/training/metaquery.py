@@ -1,0 +1,119 @@
+"""MetaQuery checkpoints loaded and written: the conditioner, and the Qwen2.5-VL folder with tokenizer and processor."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from .chat import Chat
+from .checkpoint import Checkpoint
+from .conditioner import MetaQueryConditioner
+from .errors import CheckpointError
+from .layout import QWEN
+from .sight import Sight
+
+_WEIGHTS = "model.safetensors"
+
+
+class MetaqueryCheckpoint(Checkpoint):
+    """A checkpoint folder of the variant `metaquery` whose parts can be loaded."""
+
+    def load_meta_conditioner(self, dtype: torch.dtype = torch.float32) -> MetaQueryConditioner:
+        """Queries, connector and projectors, in evaluation mode.
+
+        Raises:
+            CheckpointError: the part is missing, damaged or not what its config says.
+        """
+        files = self.weights("conditioner")
+        with self._loading("conditioner"):
+            config = self.config("conditioner")
+            model: MetaQueryConditioner = MetaQueryConditioner(
+                **{name: config[name] for name in _conditioner_fields(config)}
+            )
+            tensors = {name: tensor for path in files for name, tensor in load_file(path).items()}
+            model.load_state_dict(tensors)
+        model.to(dtype).eval()
+        return model
+
+    def load_qwen(self, dtype: torch.dtype = torch.float32, attention: str = "eager") -> Any:
+        """The whole Qwen2.5-VL, in evaluation mode.
+
+        Args:
+            dtype: of every weight.
+            attention: transformers' name of its implementation.
+
+        Raises:
+            CheckpointError: the part is missing, damaged or not what its config says.
+        """
+        return self._load(Qwen2_5_VLForConditionalGeneration, QWEN, dtype=dtype, attn_implementation=attention)
+
+    def chat(self) -> Chat:
+        """The tokenizer, writing conversations.
+
+        Raises:
+            CheckpointError: it is missing or damaged.
+        """
+        folder = self.folder / QWEN
+        if not (folder / "tokenizer.json").is_file():
+            raise CheckpointError(f"{folder} lacks tokenizer.json", "fetch or make this part again")
+        with self._loading(QWEN):
+            return Chat(AutoTokenizer.from_pretrained(folder))
+
+    def sight(self) -> Sight:
+        """The image processor, transformers' Pillow form whatever form the folder names.
+
+        Raises:
+            CheckpointError: its config is missing or damaged.
+        """
+        path = self.folder / QWEN / "preprocessor_config.json"
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read", "fetch or make this part again") from error
+        kept = {name: value for name, value in content.items() if not name.endswith("_type")}
+        with self._loading(QWEN):
+            return Sight(Qwen2VLImageProcessorPil(**kept))
+
+
+def _conditioner_fields(config: dict[str, Any]) -> list[str]:
+    return [
+        name for name in config if not name.startswith("_") and name not in ("architectures", "torch_dtype", "dtype")
+    ]
+
+
+@dataclass(frozen=True)
+class ConditionerPart:
+    """A conditioner to be saved as published: config.json and model.safetensors."""
+
+    model: MetaQueryConditioner
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write both files."""
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {name: value for name, value in dict(self.model.config).items() if not name.startswith("_")}
+        text = json.dumps({"architectures": [type(self.model).__name__]} | config, indent=2)
+        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+        tensors = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
+        if not any(tensor.is_meta for tensor in tensors.values()):
+            save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})
+
+
+@dataclass(frozen=True)
+class QwenPart:
+    """A language model with its tokenizer and image processor, to be saved in one folder."""
+
+    model: Any
+    tokenizer: Any
+    processor: Qwen2VLImageProcessorPil
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write everything that transformers needs to open the folder."""
+        for part in (self.model, self.tokenizer, self.processor):
+            part.save_pretrained(folder)

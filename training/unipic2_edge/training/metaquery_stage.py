@@ -1,0 +1,146 @@
+"""The MetaQuery stage: queries, connector and projectors learn to tell the denoiser what the language model knows.
+
+Flow matching on generation and editing together; language model, denoiser and autoencoder stay as they are, and
+gradients run through the first two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .checkpoint import save_checkpoint
+from .conditioner import MetaQueryConditioner
+from .configs import METAQUERY
+from .flow import Condition, velocity_loss
+from .grids import save_grid
+from .metaquery import ConditionerPart, MetaqueryCheckpoint
+from .metaquery_pipeline import MetaqueryPipeline, QueryingConditioner
+from .querying import Querying
+from .recipe import Recipe
+from .shapes.captions import evaluation_captions, training_caption
+from .shapes.edits import evaluation_edits, training_edit
+from .shapes.render import Picture, render
+from .shapes.scene import Canvas, sample_scene
+from .shapes.scores import score_edits, score_generation
+
+_EVALUATED = 72  # pictures of each task at every look
+_STEPS, _GUIDANCE = 28, 3.5
+
+
+class MetaqueryStage:
+    """Trains the conditioner of a MetaQuery checkpoint.
+
+    `recipe.init` names a folder with transformer/, vae/, scheduler/ and qwen2_5_vl/; if it has a conditioner/,
+    training goes on from it, else the conditioner starts anew.
+    """
+
+    def __init__(self, recipe: Recipe, output: Path) -> None:
+        self.recipe = recipe
+        self.checkpoint = MetaqueryCheckpoint.open(Path(recipe.init or ""), partial=True)
+        torch.manual_seed(recipe.seed)
+        conditioner = (
+            self.checkpoint.load_meta_conditioner()
+            if self.checkpoint.has("conditioner")
+            else MetaQueryConditioner(**METAQUERY[recipe.config].conditioner)
+        )
+        querying = Querying(self.checkpoint.load_qwen(), self.checkpoint.chat(), self.checkpoint.sight())
+        self.model: nn.Module = QueryingConditioner(conditioner.train(), querying)
+        self.frozen = MetaqueryPipeline(
+            self.checkpoint.load_transformer().requires_grad_(False),
+            self.checkpoint.load_vae().requires_grad_(False),
+            self.checkpoint.load_scheduler(),
+            self.model,
+        )
+        self.querying = querying
+        self.canvases = [Canvas(*size) for size in recipe.data.sizes]
+
+    def losses(self, step: int, device: torch.device) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        """The flow-matching loss of one micro-batch of one task each."""
+        self._to(device)
+        count, data = self.recipe.gradient_accumulation, self.recipe.data
+        for micro in range(count):
+            number = step * count + micro
+            rng = np.random.default_rng([self.recipe.seed, number])
+            edit = int((number + 1) * data.edit_share) > int(number * data.edit_share)
+            canvas = self.canvases[int(rng.choice(len(self.canvases), p=_shares(data.size_weights)))]
+            texts, targets, sources = self._examples(rng, canvas, edit)
+            dropped = rng.random(len(texts)) < data.prompt_dropout
+            said = ["" if drop else text for text, drop in zip(texts, dropped, strict=True)]
+            context, pooled = self.model(self.querying.prompts(said, sources))
+            reference = self.frozen.encode(sources).clone() if sources is not None else None
+            latents = self.frozen.encode(targets).clone()
+            generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+            condition = Condition(context, pooled, reference)
+            loss = velocity_loss(self.frozen.transformer, self.recipe.flow, latents, condition, generator)
+            yield loss, {"edit_loss" if edit else "generate_loss": float(loss.detach()) * count}
+
+    def _examples(
+        self, rng: np.random.Generator, canvas: Canvas, edit: bool
+    ) -> tuple[list[str], list[Picture], list[Picture] | None]:
+        """Texts, what they should make, and what they start from."""
+        if edit:
+            edits = [training_edit(rng, canvas) for _ in range(self.recipe.batch_size)]
+            sources = [render(each.source) for each in edits]
+            return [each.text for each in edits], [render(each.target) for each in edits], sources
+        texts: list[str] = []
+        pictures: list[Picture] = []
+        while len(texts) < self.recipe.batch_size:
+            scene = sample_scene(rng, canvas)
+            caption = training_caption(scene, rng)
+            if caption is not None:
+                texts.append(caption.text)
+                pictures.append(render(scene))
+        return texts, pictures, None
+
+    def _to(self, device: torch.device) -> None:
+        if self.frozen.device != device:
+            self.frozen.transformer.to(device)
+            self.frozen.vae.to(device)
+            self.querying.to(device)
+
+    def samples(self, folder: Path, step: int) -> dict[str, float]:
+        """Generate and edit on unseen prompts with the deployed settings; scores of both tasks."""
+        canvas = self.canvases[0]
+        captions = evaluation_captions(_EVALUATED, canvas, seed=11)
+        edits = evaluation_edits(_EVALUATED, canvas, seed=11)
+        self._to(next(self.model.parameters()).device)
+        made = self._draw([caption.text for caption in captions], None)
+        sources = [render(edit.source) for edit in edits]
+        edited = self._draw([edit.text for edit in edits], sources)
+        pairs = [picture for pair in zip(sources[:32], edited[:32], strict=True) for picture in pair]
+        save_grid(folder / f"step-{step:07d}.png", made[:32] + pairs)
+        return {
+            "generation": score_generation(captions, made)[0].mean,
+            "editing": score_edits(edits, sources, edited)[0].mean,
+        }
+
+    def _draw(self, texts: list[str], sources: list[Picture] | None) -> list[Picture]:
+        config, canvas = self.frozen.vae.config, self.canvases[0]
+        side = 2 ** (len(config.block_out_channels) - 1)
+        shape = (len(texts), config.latent_channels, canvas.height // side, canvas.width // side)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(5))
+        return self.frozen(texts, noise, sources, num_inference_steps=_STEPS, guidance_scale=_GUIDANCE)[0]
+
+    def finish(self, output: Path) -> None:
+        """Write the whole checkpoint, frozen parts included, to `<output>/checkpoint`."""
+        canvas = self.canvases[0]
+        common = {
+            "height": canvas.height,
+            "width": canvas.width,
+            "num_inference_steps": _STEPS,
+            "guidance_scale": _GUIDANCE,
+        }
+        defaults = self.checkpoint.defaults() or {"generate": common, "edit": common}
+        model: Any = self.model
+        part = ConditionerPart(model.conditioner)
+        save_checkpoint(output / "checkpoint", self.checkpoint, defaults, replace=True, conditioner=part)
+
+
+def _shares(weights: tuple[float, ...]) -> list[float]:
+    return [weight / sum(weights) for weight in weights]
