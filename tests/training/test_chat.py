@@ -9,10 +9,10 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, Qwen2Tokenizer
 
 from unipic2_edge.training.chat import IGNORED, Chat
-from unipic2_edge.training.configs import METAQUERY
 from unipic2_edge.training.corpus import chat_sentences
 from unipic2_edge.training.errors import WorkError
 from unipic2_edge.training.metaquery import MetaqueryCheckpoint
+from unipic2_edge.training.metaquery_configs import METAQUERY
 from unipic2_edge.training.qwen_tokenizer import qwen_tokenizer
 
 #: The published ids of Qwen2.5's special tokens.

@@ -16,12 +16,12 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from unipic2_edge.runtime.cli import main
 from unipic2_edge.training.checkpoint import Checkpoint, save_checkpoint
 from unipic2_edge.training.conditioner import MetaQueryConditioner
-from unipic2_edge.training.configs import METAQUERY
 from unipic2_edge.training.errors import CheckpointError
 from unipic2_edge.training.init import init_checkpoint
 from unipic2_edge.training.layout import KONTEXT, QWEN
 from unipic2_edge.training.layout import METAQUERY as LAYOUT
 from unipic2_edge.training.metaquery import ConditionerPart, MetaqueryCheckpoint
+from unipic2_edge.training.metaquery_configs import METAQUERY
 from unipic2_edge.training.qwen_tokenizer import qwen_tokenizer
 from unipic2_edge.training.random_qwen import RandomQwen
 

@@ -90,9 +90,11 @@ def make(bundle: Path, tasks: list[Task], replicas: Replicas) -> dict[int, str]:
         [
             {"number": task.number, "line": msgspec.json.encode(task.line), "output": str(task.output.resolve())}
             for task in tasks
-        ]
+        ],
+        # Small ones, so that nobody waits long for the last; cut here, for a task that cuts them would need a processor
+        # that the replicas already hold.
+        override_num_blocks=min(len(tasks), 4 * replicas.count),
     )
-    rows = rows.repartition(min(len(tasks), 4 * replicas.count))  # so that nobody waits long for the last one
     replica: Any = PictureMaker  # Ray makes one on each replica and calls it with rows
     made = rows.map(
         replica,

@@ -13,11 +13,12 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, 
 
 from .checkpoint import Checkpoint, position_table, save_checkpoint
 from .conditioner import MetaQueryConditioner
-from .configs import KONTEXT, METAQUERY, RELEASED_DEFAULTS, KontextConfig, MetaqueryConfig
+from .configs import KONTEXT, RELEASED_DEFAULTS, KontextConfig
 from .corpus import chat_sentences, sentences
 from .errors import RequestError
 from .layout import LAYOUTS, QWEN
 from .metaquery import ConditionerPart
+from .metaquery_configs import METAQUERY, MetaqueryConfig
 from .qwen_tokenizer import qwen_tokenizer
 from .random_qwen import RandomQwen
 from .randomness import randomise

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from .checkpoint import save_checkpoint
 from .conditioner import MetaQueryConditioner
-from .configs import METAQUERY
 from .flow import Condition, velocity_loss
 from .grids import save_grid
 from .metaquery import ConditionerPart, MetaqueryCheckpoint
+from .metaquery_configs import METAQUERY
 from .metaquery_pipeline import MetaqueryPipeline, QueryingConditioner
 from .querying import Querying
 from .recipe import Recipe

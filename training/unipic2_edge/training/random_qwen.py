@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from .configs import MetaqueryConfig
+from .metaquery_configs import MetaqueryConfig
 from .qwen import set_generation
 from .randomness import fill
 from .skeleton import without_memory

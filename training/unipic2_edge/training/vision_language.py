@@ -19,9 +19,9 @@ from torch.nn import functional
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from .chat import IGNORED, Chat, Conversation
-from .configs import METAQUERY
 from .corpus import chat_sentences
 from .lessons import Lesson, draw_lessons
+from .metaquery_configs import METAQUERY
 from .qwen import embed, new_qwen, states
 from .qwen_tokenizer import qwen_tokenizer
 from .readers import CellReader, cell_targets
