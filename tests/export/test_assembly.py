@@ -59,9 +59,9 @@ def spec(steps: list[Step]) -> GraphSpec:
 def test_equal_stages_are_traced_once(spec: GraphSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     traced: list[str] = []
 
-    def counted(stage: Stage) -> assembly.Template:
+    def counted(stage: Stage, opset: int) -> assembly.Template:
         traced.append(stage.path)
-        return trace(stage)
+        return trace(stage, opset)
 
     trace = assembly.trace
     monkeypatch.setattr(assembly, "trace", counted)
