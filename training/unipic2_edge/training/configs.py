@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
-Config = dict[str, Any]
+from .config_parts import Config, clip, conditioner, qwen, t5, vae
 
 #: The scheduler of every SD3-lineage checkpoint (FlowMatchEulerDiscreteScheduler).
 SCHEDULER: Config = {"num_train_timesteps": 1000, "shift": 3.0, "use_dynamic_shifting": False}
@@ -58,108 +57,6 @@ class MetaqueryConfig:
     scheduler: Config = field(default_factory=lambda: dict(SCHEDULER))
 
 
-def _vae(channels: tuple[int, ...], latent_channels: int, sample_size: int, layers: int, groups: int) -> Config:
-    return {
-        "in_channels": 3,
-        "out_channels": 3,
-        "down_block_types": ("DownEncoderBlock2D",) * len(channels),
-        "up_block_types": ("UpDecoderBlock2D",) * len(channels),
-        "block_out_channels": channels,
-        "layers_per_block": layers,
-        "latent_channels": latent_channels,
-        "norm_num_groups": groups,
-        "sample_size": sample_size,
-        "use_quant_conv": False,
-        "use_post_quant_conv": False,
-        "force_upcast": True,
-    }
-
-
-def _clip(hidden: int, layers: int, heads: int, length: int, vocab: int, act: str, projection: int) -> Config:
-    return {
-        "vocab_size": vocab,
-        "hidden_size": hidden,
-        "intermediate_size": 4 * hidden,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "max_position_embeddings": length,
-        "hidden_act": act,
-        "projection_dim": projection,
-        "bos_token_id": vocab - 2,
-        "eos_token_id": vocab - 1,
-    }
-
-
-def _t5(model: int, key: int, feed_forward: int, layers: int, heads: int, vocab: int) -> Config:
-    return {
-        "vocab_size": vocab,
-        "d_model": model,
-        "d_kv": key,
-        "d_ff": feed_forward,
-        "num_layers": layers,
-        "num_heads": heads,
-        "feed_forward_proj": "gated-gelu",
-        "dense_act_fn": "gelu_new",
-        "dropout_rate": 0.0,
-    }
-
-
-def _qwen(special: int, text: Config, vision: Config) -> Config:
-    """A Qwen2.5-VL config; `special` is the id of the tokenizer's first special token."""
-    rope = {"rope_type": "default", "type": "default", "rope_theta": 1e6, "mrope_section": text["mrope_section"]}
-    sizes = {name: value for name, value in text.items() if name != "mrope_section"}
-    ids = {name: special + place for name, place in _QWEN_SPECIAL_PLACES.items()}
-    return {
-        "text_config": sizes
-        | {
-            "hidden_act": "silu",
-            "initializer_range": 0.02,
-            "rms_norm_eps": 1e-6,
-            "rope_parameters": rope,
-            "attention_dropout": 0.0,
-            "use_cache": True,
-            "use_sliding_window": False,
-            "bos_token_id": special,
-            "eos_token_id": special + 2,
-            "tie_word_embeddings": False,
-        },
-        "vision_config": vision
-        | {
-            "hidden_act": "silu",
-            "in_channels": 3,
-            "out_hidden_size": text["hidden_size"],
-            "patch_size": 14,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "tokens_per_second": 2,
-            "window_size": 112,
-            "initializer_range": 0.02,
-        },
-        "tie_word_embeddings": False,
-        **ids,
-    }
-
-
-def _conditioner(connector: tuple[int, int, int, int], queries: int, qwen: int, pooled: int, context: int) -> Config:
-    """The conditioner's config; `connector` is hidden, intermediate, layers, heads."""
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    return {
-        "connector_config": dict(zip(names, connector, strict=True)),
-        "num_queries": queries,
-        "llm_hidden_size": qwen,
-        "pooled_projection_dim": pooled,
-        "joint_attention_dim": context,
-    }
-
-
-#: Where the tokens that the model must know stand among the tokenizer's special tokens.
-_QWEN_SPECIAL_PLACES = {
-    "vision_start_token_id": 9,
-    "vision_end_token_id": 10,
-    "image_token_id": 12,
-    "video_token_id": 13,
-}
-
 #: The 2 B model, as published (config values: stabilityai/stable-diffusion-3.5-medium).
 _SD35M = KontextConfig(
     transformer={
@@ -177,10 +74,10 @@ _SD35M = KontextConfig(
         "dual_attention_layers": tuple(range(13)),
         "qk_norm": "rms_norm",
     },
-    vae=_vae((128, 256, 512, 512), 16, 1024, 2, 32) | {"scaling_factor": 1.5305, "shift_factor": 0.0609},
-    text_encoder=_clip(768, 12, 12, 77, 49408, "quick_gelu", 768),
-    text_encoder_2=_clip(1280, 32, 20, 77, 49408, "gelu", 1280),
-    text_encoder_3=_t5(4096, 64, 10240, 24, 64, 32128),
+    vae=vae((128, 256, 512, 512), 16, 1024, 2, 32) | {"scaling_factor": 1.5305, "shift_factor": 0.0609},
+    text_encoder=clip(768, 12, 12, 77, 49408, "quick_gelu", 768),
+    text_encoder_2=clip(1280, 32, 20, 77, 49408, "gelu", 1280),
+    text_encoder_3=t5(4096, 64, 10240, 24, 64, 32128),
     t5_length=256,
 )
 
@@ -201,10 +98,10 @@ _SHAPES = KontextConfig(
         "dual_attention_layers": (0, 1, 2),
         "qk_norm": "rms_norm",
     },
-    vae=_vae((16, 32, 64), 8, 64, 1, 8) | {"scaling_factor": 1.0, "shift_factor": 0.0},
-    text_encoder=_clip(64, 3, 2, 17, 768, "quick_gelu", 64),
-    text_encoder_2=_clip(128, 3, 2, 17, 768, "gelu", 128),
-    text_encoder_3=_t5(192, 64, 256, 2, 3, 256),
+    vae=vae((16, 32, 64), 8, 64, 1, 8) | {"scaling_factor": 1.0, "shift_factor": 0.0},
+    text_encoder=clip(64, 3, 2, 17, 768, "quick_gelu", 64),
+    text_encoder_2=clip(128, 3, 2, 17, 768, "gelu", 128),
+    text_encoder_3=t5(192, 64, 256, 2, 3, 256),
     t5_length=16,
 )
 
@@ -217,10 +114,10 @@ _TINY = KontextConfig(
         "caption_projection_dim": 64,
         "dual_attention_layers": (0,),
     },
-    vae=_vae((8, 8, 16), 8, 64, 1, 4) | {"scaling_factor": 1.5305, "shift_factor": 0.0609},
-    text_encoder=_clip(64, 2, 2, 17, 768, "quick_gelu", 64),
-    text_encoder_2=_clip(128, 2, 2, 17, 768, "gelu", 128),
-    text_encoder_3=_t5(192, 64, 256, 2, 3, 256),
+    vae=vae((8, 8, 16), 8, 64, 1, 4) | {"scaling_factor": 1.5305, "shift_factor": 0.0609},
+    text_encoder=clip(64, 2, 2, 17, 768, "quick_gelu", 64),
+    text_encoder_2=clip(128, 2, 2, 17, 768, "gelu", 128),
+    text_encoder_3=t5(192, 64, 256, 2, 3, 256),
     t5_length=16,
 )
 
@@ -234,8 +131,8 @@ KONTEXT: dict[str, KontextConfig] = {
 _UNIPIC2 = MetaqueryConfig(
     transformer=_SD35M.transformer,
     vae=_SD35M.vae,
-    conditioner=_conditioner((1536, 8960, 24, 24), 256, 3584, 2048, 4096),
-    qwen=_qwen(
+    conditioner=conditioner((1536, 8960, 24, 24), 256, 3584, 2048, 4096),
+    qwen=qwen(
         151643,
         {
             "vocab_size": 152064,
@@ -264,8 +161,8 @@ _UNIPIC2 = MetaqueryConfig(
 _SHAPES_METAQUERY = MetaqueryConfig(
     transformer=_SHAPES.transformer,
     vae=_SHAPES.vae,
-    conditioner=_conditioner((192, 768, 2, 3), 16, 192, 192, 192),
-    qwen=_qwen(
+    conditioner=conditioner((192, 768, 2, 3), 16, 192, 192, 192),
+    qwen=qwen(
         960,
         {
             "vocab_size": 1024,
@@ -294,8 +191,8 @@ _SHAPES_METAQUERY = MetaqueryConfig(
 _TINY_METAQUERY = MetaqueryConfig(
     transformer=_TINY.transformer,
     vae=_TINY.vae,
-    conditioner=_conditioner((64, 128, 2, 2), 8, 128, 192, 192),
-    qwen=_qwen(
+    conditioner=conditioner((64, 128, 2, 2), 8, 128, 192, 192),
+    qwen=qwen(
         960,
         {
             "vocab_size": 1024,

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from .batched_vision import is_one_window, picture_tokens
-from .configs import Config
+from .config_parts import Config
 from .sight import Grid
 
 
