@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from unipic2_edge.training.checkpoint import Checkpoint
+from unipic2_edge.training.layout import MODELS, TOKENIZERS
 from unipic2_edge.training.metaquery import MetaqueryCheckpoint
 from unipic2_edge.training.metaquery_pipeline import MetaqueryPipeline
 from unipic2_edge.training.metaquery_stage import MetaqueryStage
@@ -172,3 +174,22 @@ def test_it_begins_unheard(parts_folder: Path, tmp_path: Path) -> None:
     assert float(context.abs().max()) == float(pooled.abs().max()) == 0.0
     queries: Any = stage.model.state_dict()["conditioner.meta_queries"]
     assert float(queries.std()) == pytest.approx(128**-0.5, rel=0.1)
+
+
+def test_with_the_denoisers_text_encoders_it_begins_at_what_they_say(
+    parts_folder: Path, tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    for part in (*MODELS[2:], *TOKENIZERS):
+        shutil.copytree(tiny_checkpoint.folder / part, parts_folder / part)
+    stage = MetaqueryStage(_recipe(parts_folder), tmp_path / "run")
+    with torch.no_grad():
+        context, pooled = stage.frozen.condition(TEXTS, None)
+        said, meant = tiny_checkpoint.load_conditioner()(tiny_checkpoint.tokenizers()(["a red circle", "two rings"]))
+    assert float((context - context[0, 0]).abs().max()) == float((pooled - pooled[0]).abs().max()) == 0.0
+    nearer = (pooled[0] - meant.mean(0)).norm() < meant.mean(0).norm()
+    assert bool(nearer)
+    assert bool((context[0, 0] - said.mean((0, 1))).norm() < said.mean((0, 1)).norm())
+    Trainer(_recipe(parts_folder, **{"schedule.steps": 1}), stage, tmp_path / "run", progress=False)
+    stage.finish(tmp_path / "run")
+    made = MetaqueryCheckpoint.open(tmp_path / "run" / "checkpoint")
+    assert not any((made.folder / part).exists() for part in (*MODELS[2:], *TOKENIZERS))

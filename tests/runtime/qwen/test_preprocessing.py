@@ -25,8 +25,13 @@ def _noise(size: tuple[int, int], mode: str = "RGB", seed: int = 0) -> Image.Ima
     return picture.convert(mode) if "A" in mode else picture.convert("RGB").convert(mode)
 
 
-def _theirs(picture: Image.Image, **limits: int) -> tuple[np.ndarray, tuple[int, ...]]:
-    given = Qwen2VLImageProcessorPil(**limits)(picture, return_tensors="np")
+def _theirs(picture: Image.Image, pixels: int | None = None) -> tuple[np.ndarray, tuple[int, ...]]:
+    low, high = (pixels, pixels) if pixels else (SETTINGS.min_pixels, SETTINGS.max_pixels)
+    size = {
+        "shortest_edge": low,
+        "longest_edge": high,
+    }  # `min_pixels` would change the default of every later processor
+    given = Qwen2VLImageProcessorPil(size=size)(picture, return_tensors="np")
     return given["pixel_values"], tuple(given["image_grid_thw"][0].tolist())
 
 
@@ -72,7 +77,7 @@ def test_an_edit_sees_one_token_for_each_32_pixels(width: int, height: int) -> N
     picture = _noise((width, height))
     seen = see(picture, SETTINGS, pixels)
     assert seen.grid == (1, height // 32 * 2, width // 32 * 2)
-    np.testing.assert_array_equal(seen.patches, _theirs(picture, min_pixels=pixels, max_pixels=pixels)[0])
+    np.testing.assert_array_equal(seen.patches, _theirs(picture, pixels)[0])
 
 
 def test_sizes_equal_transformers_for_many_shapes_and_limits() -> None:

@@ -7,6 +7,7 @@ gradients run through the first two.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 
 from .checkpoint import save_checkpoint
 from .conditioner import MetaQueryConditioner
+from .corpus import sentences
 from .flow import Condition, velocity_loss
 from .grids import save_grid
+from .layout import MODELS, TOKENIZERS
 from .metaquery import ConditionerPart, MetaqueryCheckpoint
 from .metaquery_configs import METAQUERY
 from .metaquery_pipeline import MetaqueryPipeline, QueryingConditioner
@@ -31,24 +34,23 @@ from .shapes.scores import score_edits, score_generation
 
 _EVALUATED = 72  # pictures of each task at every look
 _STEPS, _GUIDANCE = 28, 3.5
+_AVERAGED = 512  # texts
 
 
 class MetaqueryStage:
     """Trains the conditioner of a MetaQuery checkpoint.
 
     `recipe.init` names a folder with transformer/, vae/, scheduler/ and qwen2_5_vl/; if it has a conditioner/,
-    training goes on from it, else the conditioner starts anew.
+    training goes on from it, else the conditioner starts anew, projectors 2 and 3 at zero. If the folder also has the
+    denoiser's text encoders, their biases are what those say on average: a denoiser that was never shown zeros is then
+    not far from home.
     """
 
     def __init__(self, recipe: Recipe, output: Path) -> None:
         self.recipe = recipe
         self.checkpoint = MetaqueryCheckpoint.open(Path(recipe.init or ""), partial=True)
         torch.manual_seed(recipe.seed)
-        conditioner = (
-            self.checkpoint.load_meta_conditioner()
-            if self.checkpoint.has("conditioner")
-            else MetaQueryConditioner(**METAQUERY[recipe.config].conditioner)
-        )
+        conditioner = self._conditioner()
         querying = Querying(self.checkpoint.load_qwen(), self.checkpoint.chat(), self.checkpoint.sight())
         self.model: nn.Module = QueryingConditioner(conditioner.train(), querying)
         self.frozen = MetaqueryPipeline(
@@ -59,6 +61,18 @@ class MetaqueryStage:
         )
         self.querying = querying
         self.canvases = [Canvas(*size) for size in recipe.data.sizes]
+
+    def _conditioner(self) -> MetaQueryConditioner:
+        if self.checkpoint.has("conditioner"):
+            return self.checkpoint.load_meta_conditioner()
+        conditioner: MetaQueryConditioner = MetaQueryConditioner(**METAQUERY[self.recipe.config].conditioner)
+        if all(self.checkpoint.has(part) for part in (*MODELS[2:], *TOKENIZERS)):
+            ids = self.checkpoint.tokenizers()(list(islice(sentences(_AVERAGED), _AVERAGED)))
+            with torch.no_grad():
+                context, pooled = self.checkpoint.load_conditioner()(ids)
+                conditioner.projector_2.bias.copy_(pooled.mean(0))
+                conditioner.projector_3.bias.copy_(context.mean((0, 1)))
+        return conditioner
 
     def losses(self, step: int, device: torch.device) -> Iterator[tuple[Tensor, dict[str, float]]]:
         """The flow-matching loss of one micro-batch of one task each."""

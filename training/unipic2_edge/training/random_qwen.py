@@ -17,9 +17,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from .metaquery_configs import MetaqueryConfig
 from .qwen import set_generation
 from .randomness import fill
+from .sight import pixel_range
 from .skeleton import without_memory
 
-SHARD_BYTES = 2 << 30
+SHARD_BYTES = 1 << 30
 #: Names in the class → names in published files.
 _RENAMED = {"model.visual.": "visual.", "model.language_model.": "model."}
 
@@ -41,8 +42,7 @@ class RandomQwen:
         set_generation(model, self.config.qwen)
         model.config.architectures = [type(model).__name__]
         model.config.dtype = self.dtype
-        low, high = self.config.pixels
-        processor = Qwen2VLImageProcessorPil(min_pixels=low, max_pixels=high)
+        processor = Qwen2VLImageProcessorPil(size=pixel_range(*self.config.pixels))
         for part in (model.config, model.generation_config, self.tokenizer, processor):
             part.save_pretrained(folder)
         if self.seed is not None:
@@ -53,18 +53,21 @@ class RandomQwen:
         places: dict[str, str] = {}
         for number, shard in enumerate(shards, start=1):
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else "model.safetensors"
-            made = {}
-            for name, shape in shard.items():
-                tensor = torch.empty(shape, dtype=self.dtype)
-                fill(name, tensor, generator)
-                made[published_name(name)] = tensor
-            save_file(made, folder / file, metadata={"format": "pt"})
-            places |= dict.fromkeys(made, file)
+            save_file(self._filled(shard, generator), folder / file, metadata={"format": "pt"})
+            places |= {published_name(name): file for name in shard}
         if len(shards) > 1:
             size = sum(parameter.nbytes for parameter in model.parameters())
             index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
             text = json.dumps(index, indent=2) + "\n"
             (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+
+    def _filled(self, shard: dict[str, torch.Size], generator: torch.Generator) -> dict[str, Tensor]:
+        made = {}
+        for name, shape in shard.items():
+            tensor = torch.empty(shape, dtype=self.dtype)
+            fill(name, tensor, generator)
+            made[published_name(name)] = tensor
+        return made
 
 
 def published_name(name: str) -> str:

@@ -23,6 +23,14 @@ def editing_pixels(height: int, width: int) -> int:
     return (height * 28 // 32) * (width * 28 // 32)
 
 
+def pixel_range(smallest: int, largest: int) -> dict[str, int]:
+    """The image processor's `size`: its smallest and largest picture, in pixels.
+
+    Its `min_pixels` and `max_pixels` are not used, since transformers writes them into the class's own default.
+    """
+    return {"shortest_edge": smallest, "longest_edge": largest}
+
+
 class Sight:
     """The image processor of a checkpoint at its two sizes, with transformers' own Pillow code.
 
@@ -42,8 +50,7 @@ class Sight:
             editing: resize to the editing size, else into the processor's range of pixels.
         """
         height, width, _ = pictures[0].shape
-        exact = editing_pixels(height, width)
-        options: dict[str, Any] = {"min_pixels": exact, "max_pixels": exact} if editing else {}
+        options: dict[str, Any] = {"size": pixel_range(*[editing_pixels(height, width)] * 2)} if editing else {}
         made = self.processor(images=list(pictures), return_tensors="pt", **options)
         _, down, across = (int(count) for count in made["image_grid_thw"][0])
         patches: Tensor = made["pixel_values"]

@@ -29,7 +29,7 @@ from .recipe import Recipe
 from .shapes.questions import evaluation_questions, score_answers
 from .shapes.render import render
 from .shapes.scene import Canvas
-from .sight import Grid, Sight, positions
+from .sight import Grid, Sight, pixel_range, positions
 from .understanding import answer
 
 _EVALUATED = 300
@@ -84,7 +84,7 @@ class VisionLanguageStage:
             chat_sentences(_CORPUS, recipe.seed), config.special_start, text["max_position_embeddings"]
         )
         self.chat = Chat(self.tokenizer)
-        self.sight = Sight(Qwen2VLImageProcessorPil(min_pixels=config.pixels[0], max_pixels=config.pixels[1]))
+        self.sight = Sight(Qwen2VLImageProcessorPil(size=pixel_range(*config.pixels)))
         qwen = new_qwen(config.qwen)
         self.canvases = [Canvas(*size) for size in recipe.data.sizes]
         self.model: nn.Module = Pupil(qwen, text["hidden_size"], self._token_grids())
