@@ -92,9 +92,9 @@ def test_more_prompts_than_are_kept_still_work(conditioner: TextConditioner, mon
 
 
 def test_a_long_prompt_is_refused_with_its_count(conditioner: TextConditioner, sessions: Counting) -> None:
-    conditioner.check(["a red blue circle", ""])
+    conditioner.turns(["a red blue circle", ""])
     with pytest.raises(RequestError, match=r"5 tokens, at most 4 fit in text_encoder \('a red blue circle square'\)"):
-        conditioner.check(["a", "a red blue circle square"])
+        conditioner.turns(["a", "a red blue circle square"])
     assert sessions.calls == []
 
 

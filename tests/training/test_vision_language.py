@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
 from unipic2_edge.training.lessons import draw_lessons, questions
 from unipic2_edge.training.optimizers import _is_hidden
-from unipic2_edge.training.readers import CellReader, cell_targets
+from unipic2_edge.training.readers import CellReader, cell_targets, cells_of_tokens
 from unipic2_edge.training.recipe import Recipe, load_recipe
 from unipic2_edge.training.shapes.captions import held_out_text
 from unipic2_edge.training.shapes.questions import held_out_scene
@@ -72,6 +72,13 @@ def test_a_reader_of_what_it_is_told_finds_it() -> None:
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 0.05
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (2, 2), (3, 2), (6, 4), (1, 1)])
+def test_every_cell_lies_under_a_token(grid: tuple[int, int]) -> None:
+    cells = cells_of_tokens(grid)
+    assert len(cells) == grid[0] * grid[1]
+    assert cells.unique().tolist() == list(range(9))
 
 
 @pytest.mark.parametrize(

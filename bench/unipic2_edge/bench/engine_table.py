@@ -16,6 +16,7 @@ from unipic2_edge.engines.prediction import Prediction, predict
 from unipic2_edge.engines.targets import Target
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.errors import UserError
+from unipic2_edge.runtime.placement import served_graphs
 
 _HEAD = ("graph", "precision", "target", "compiled in", "peak RAM", "engine", "weights", "activations")
 
@@ -64,7 +65,8 @@ def _impossible(bundle: Bundle, target: Target, options: Options) -> list[Row]:
     else:
         return []
     rows = []
-    for name, graph in bundle.manifest.graphs.items():
+    for name in served_graphs(bundle.manifest, gpu=target.capability is not None):
+        graph = bundle.graph(name)
         component = bundle.manifest.components[graph.component]
         checked = (
             check_precision(precision, target, backend_of(target, options))

@@ -8,15 +8,16 @@ activation memory (677 MB against 529 MB for the full-size denoiser).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from unipic2_edge.runtime.bundle import Bundle
+from unipic2_edge.runtime.bundle import Bundle, Manifest
 from unipic2_edge.runtime.engine import EngineSpec, Scalar, Shapes, engine_origin
 from unipic2_edge.runtime.errors import RequestError
 from unipic2_edge.runtime.onnx_session import import_onnxruntime
 from unipic2_edge.runtime.picker import PROCESSOR_BACKENDS
+from unipic2_edge.runtime.placement import served_graphs
 from unipic2_edge.runtime.platforms import this_platform
 
 from .cpu import cpu_settings
@@ -93,14 +94,22 @@ def engine_set(bundle: Bundle, targets: Sequence[Target], options: Options) -> l
     for target in targets:
         check_target(bundle, target, options)
     jobs = []
-    for graph in bundle.manifest.graphs:
-        for group in sharing(targets, options):
-            names, profile = tuple(target.name for target in group), profile_of(bundle.manifest, graph, options.sizes)
-            backends = backends_of(bundle, group[0], options)
-            for backend in backends:
-                spec = _spec(bundle, graph, group, backend, options)
-                jobs.append(Job(spec, names, profile, options.threads, len(backends) > 1))
+    for graph, group in _wanted(bundle.manifest, targets, options):
+        names, profile = tuple(target.name for target in group), profile_of(bundle.manifest, graph, options.sizes)
+        backends = backends_of(bundle, group[0], options)
+        for backend in backends:
+            spec = _spec(bundle, graph, group, backend, options)
+            jobs.append(Job(spec, names, profile, options.threads, len(backends) > 1))
     return jobs
+
+
+def _wanted(manifest: Manifest, targets: Sequence[Target], options: Options) -> Iterator[tuple[str, Sequence[Target]]]:
+    """Each graph with each group of targets that can share its engine, where they are served by that graph."""
+    groups = list(sharing(targets, options))
+    for graph in manifest.graphs:
+        for group in groups:
+            if graph in served_graphs(manifest, gpu=group[0].capability is not None):
+                yield graph, group
 
 
 def backends_of(bundle: Bundle, target: Target, options: Options) -> list[str]:

@@ -19,6 +19,10 @@ TASKS = ("generate", "edit")
 #: Context tokens of SD3's text encoders (77 of CLIP, 256 of T5), for bundles that hold the denoiser alone.
 _CONTEXT = 77 + 256
 _STEPS = 50
+#: Of a MetaQuery bundle: graphs that take one row, pixels a side that a token sees at most finely, tokens a side of a
+#: window, words of a usual prompt, the most tokens that are read at once, and that a cache holds if nothing says.
+_ONE_BY_ONE = ("vision", "language", "language_static", "lm_head", "connector")
+_SEEN, _WINDOW, _WORDS, _CHUNK, _CACHE = 28, 4, 32, 2048, 2048
 _SIDES = (256, 1024)
 
 
@@ -151,7 +155,8 @@ def _extents(manifest: Manifest, graph: str, sizes: Sizes) -> dict[str, Extent]:
     width, height = ((a, b, c) for a, b, c in (tuple(size[axis] for size in ordered) for axis in (0, 1)))
     context = _context(manifest)
     steps = manifest.defaults["generate"].num_inference_steps if "generate" in manifest.defaults else sizes.steps
-    return {
+    language = {} if manifest.query is None else _language_extents(manifest, sizes)
+    return language | {
         "steps": (1, min(steps, sizes.steps), sizes.steps),
         "batch": _batch(graph, sizes),
         "tokens": _tokens(manifest, sizes),
@@ -164,8 +169,11 @@ def _extents(manifest: Manifest, graph: str, sizes: Sizes) -> dict[str, Extent]:
 
 
 def _batch(graph: str, sizes: Sizes) -> Extent:
-    """One picture for the autoencoder, whose activations are the largest; elsewhere guidance doubles them."""
-    if graph.startswith("vae"):
+    """One picture for the autoencoder, whose activations are the largest; elsewhere guidance doubles them.
+
+    The language model and what stands around it read one sequence after another, each of its own length.
+    """
+    if graph.startswith("vae") or graph in _ONE_BY_ONE:
         return 1, 1, 1
     return 1, 2, 2 * sizes.images
 
@@ -180,8 +188,41 @@ def _tokens(manifest: Manifest, sizes: Sizes) -> Extent:
     return low * few, high * likely, high * many
 
 
+def _language_extents(manifest: Manifest, sizes: Sizes) -> dict[str, Extent]:
+    """Of Qwen2.5-VL: a picture's windows and tokens, and how much is read at once after how much.
+
+    A picture is seen at one token for each 32×32 pixels when it is edited, and for each 28×28 when it is asked about.
+    """
+    seen = [
+        (-(-width // _SEEN), -(-height // _SEEN)) for width, height in (sizes.smallest, sizes.likely, sizes.largest)
+    ]
+    tokens = [across * down for across, down in seen]
+    windows = [-(-across // _WINDOW) * -(-down // _WINDOW) for across, down in seen]
+    queries = 1 if manifest.query is None else manifest.query.count
+    longest = _cache_length(manifest)
+    read = (1, min(queries + _WORDS, longest), min(_CHUNK, longest))
+    past = (0, min(tokens[1] + _WORDS, longest), longest)
+    return {
+        "windows": (1, windows[1], max(windows[2], 1)),
+        "image_tokens": (1, tokens[1], tokens[2]),
+        "sequence": read,
+        "past": past,
+        "total": (1, read[1] + past[1], read[2] + past[2]),
+        "selected": (1, min(queries, read[1]), min(queries, read[2])),
+    }
+
+
+def _cache_length(manifest: Manifest) -> int:
+    """Tokens that the language model holds: the length of its cache where that is fixed."""
+    static = manifest.graphs.get("language_static")
+    sides = [] if static is None else [spec.shape[2] for spec in static.inputs if spec.name.startswith("cache_")]
+    return next((side for side in sides if isinstance(side, int)), _CACHE)
+
+
 def _context(manifest: Manifest) -> int:
-    """Tokens of the context: those of the CLIPs, which stand side by side, and T5's after them."""
+    """Tokens of the context: the meta queries; or those of the CLIPs, which stand side by side, and T5's after them."""
+    if manifest.query is not None:
+        return manifest.query.count
     if manifest.text is None:
         return _CONTEXT
     tokenizers = manifest.text.tokenizers

@@ -17,7 +17,7 @@ from unipic2_edge.runtime.files import publishing, sha256_of, write_bytes
 from unipic2_edge.training.checkpoint import Checkpoint
 
 from .assembly import assemble, weights_of, write_graph
-from .components import COMPONENTS, check_components, graphs_of
+from .components import check_components, components_of, graphs_of
 from .host_files import write_host_part
 from .quantization.fake import ComponentPlan
 from .quantization.qdq import quantize_graph
@@ -32,7 +32,7 @@ def write_bundle(
     checkpoint: Checkpoint,
     folder: Path,
     recipe: Recipe,
-    components: tuple[str, ...] = COMPONENTS,
+    components: tuple[str, ...] = (),
     done: Callable[[str], None] = lambda component: None,
     plans: Mapping[str, ComponentPlan] = _EXACT,
     calibration: str | None = None,
@@ -44,7 +44,8 @@ def write_bundle(
         checkpoint: the source, in the published layout.
         folder: must not exist, or be empty.
         recipe: precisions and formats.
-        components: which of `COMPONENTS` to export; a bundle without all of them can be compiled, not served.
+        components: which of `components_of(checkpoint)` to export, all where none is named; a bundle
+            without all of them can be compiled, not served.
         done: called with each component's name when it is written.
         plans: of the components that are quantised.
         calibration: the hash of what they were calibrated on.
@@ -56,12 +57,13 @@ def write_bundle(
         OutputError: the folder exists and is not empty, or cannot be written.
         WorkError: the disk is full.
     """
+    components = components or components_of(checkpoint)
     check_components(checkpoint, components)
     with publishing(folder) as temporary:
         for subfolder in ("graphs", "weights", "host"):
             (temporary / subfolder).mkdir()
         source = _SourceHash(checkpoint)  # tracing leaves a core to it
-        manifest = write_host_part(checkpoint, temporary, recipe.name)
+        manifest = write_host_part(checkpoint, temporary, recipe)
         write_bytes(temporary / RECIPE, _recipe_record(checkpoint, recipe, calibration))
         for component in components:
             plan = plans.get(component)
@@ -123,7 +125,7 @@ def _write_component(
 ) -> None:
     """Trace a component's graphs, write their weights as one file, then the graphs that point into it."""
     traced = [(spec, assemble(spec)) for spec in graphs_of(checkpoint, component, recipe.dtype)]
-    modules = [stage.module for spec, _ in traced for stage in spec.stages]
+    modules = [stage.module for spec, _ in traced if not spec.weights for stage in spec.stages]
     parameters = sum(parameter.numel() for module in modules for parameter in module.parameters())
     if plan is not None:
         _quantize([model for _, model in traced], plan)

@@ -63,16 +63,18 @@ def export(arguments: argparse.Namespace) -> Outcome:
     from unipic2_edge.runtime.errors import RequestError
     from unipic2_edge.runtime.files import write_bytes
     from unipic2_edge.runtime.progress import progress
-    from unipic2_edge.training.checkpoint import Checkpoint
+    from unipic2_edge.training.metaquery import open_checkpoint
 
+    from .components import components_of
     from .quantized_export import export_bundle
 
     gc.freeze()  # the libraries' objects stay to the end: neither tracing nor the exit need to go through them
     recipe, options = _recipe(arguments), _options(arguments)
-    checkpoint = with_loras(Checkpoint.open(arguments.checkpoint, partial=True), arguments)
-    if checkpoint.loras and "denoiser" not in options.components:
+    checkpoint = with_loras(open_checkpoint(arguments.checkpoint, partial=True), arguments)
+    components = options.components or components_of(checkpoint)
+    if checkpoint.loras and "denoiser" not in components:
         raise RequestError("--lora changes the denoiser, which is not exported", "add denoiser to --components")
-    steps = None if recipe.quantized or options.budget is not None else len(options.components)
+    steps = None if recipe.quantized or options.budget is not None else len(components)
     with progress(steps, "component" if steps else "step", arguments) as advance:
         made = export_bundle(checkpoint, arguments.bundle, recipe, options, advance)
     if arguments.write_recipe is not None:
@@ -137,14 +139,13 @@ def _options(arguments: argparse.Namespace) -> ExportOptions:
     """
     from unipic2_edge.runtime.errors import RequestError
 
-    from .components import COMPONENTS
     from .quantization.auto import parse_budget
     from .quantized_export import ExportOptions
 
     if (arguments.recipe == "auto") != (arguments.budget is not None):
         raise RequestError("--recipe auto and --budget go together", "give both, as in --recipe auto --budget psnr=35")
     return ExportOptions(
-        components=tuple(arguments.components.split(",")) if arguments.components else COMPONENTS,
+        components=tuple(arguments.components.split(",")) if arguments.components else (),
         calibration=arguments.calibration,
         gate=not arguments.no_gate,
         budget=None if arguments.budget is None else parse_budget(arguments.budget),

@@ -21,6 +21,7 @@ from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.errors import BundleError
 
 _ROWS = 2  # both guidance branches of one picture
+_WORDS = 32  # tokens of an instruction, with the chat template's
 _FORMATS: dict[int, str] = {
     TensorProto.INT8: "int8",
     TensorProto.FLOAT8E4M3FN: "fp8",
@@ -154,12 +155,20 @@ def _extents(bundle: Bundle, size: tuple[int, int]) -> dict[str, int]:
     factor = manifest.latents.factor
     cell = factor * manifest.latents.patch_size
     width, height = size
-    text = manifest.text
+    text, query = manifest.text, manifest.query
     lengths = (77, 256) if text is None else tuple(entry.length for entry in text.tokenizers.values())
+    seen, queries = (-(-width // 32), -(-height // 32)), 0 if query is None else query.count
+    picture = seen[0] * seen[1]  # tokens of the language model
     return {
         "batch": _ROWS,
         "tokens": 2 * (width // cell) * (height // cell),  # the reference's and the picture's
-        "context": lengths[0] + lengths[-1],
+        "context": lengths[0] + lengths[-1] if query is None else queries,
+        "windows": -(-seen[0] // 4) * -(-seen[1] // 4),
+        "image_tokens": picture,
+        "sequence": picture + _WORDS + queries,  # an instruction that is read for the first time
+        "past": 0,
+        "total": picture + _WORDS + queries,
+        "selected": max(queries, 1),
         "steps": 1,
         "height": height,
         "width": width,

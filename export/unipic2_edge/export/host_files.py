@@ -20,7 +20,10 @@ from unipic2_edge.runtime.bundle import (
 from unipic2_edge.runtime.files import write_bytes
 from unipic2_edge.training.checkpoint import Checkpoint
 from unipic2_edge.training.configs import RELEASED_DEFAULTS
+from unipic2_edge.training.metaquery import MetaqueryCheckpoint
 
+from .qwen_host import write_query_part
+from .recipes import Recipe
 from .sequence import position_tensors
 
 SCHEDULER = "host/scheduler.json"
@@ -29,15 +32,15 @@ _TOOLS = ("unipic2-edge", "torch", "diffusers", "transformers", "onnx", "onnxscr
 _TOKENIZERS = {"tokenizer": "text_encoder", "tokenizer_2": "text_encoder_2", "tokenizer_3": "text_encoder_3"}
 
 
-def write_host_part(checkpoint: Checkpoint, bundle: Path, recipe: str) -> Manifest:
+def write_host_part(checkpoint: Checkpoint, bundle: Path, recipe: Recipe) -> Manifest:
     """Write all of the host's files; the manifest without components, graphs, file entries and the source's hash."""
     (bundle / "host").mkdir(exist_ok=True)
     return Manifest(
         format_version=FORMAT_VERSION,
         name=checkpoint.folder.resolve().name,
-        variant="kontext",
+        variant="kontext" if checkpoint.variant == "kontext" else "metaquery",
         source=Source(name=checkpoint.name, sha256=""),
-        recipe=recipe,
+        recipe=recipe.name,
         components={},
         graphs={},
         latents=describe_latents(checkpoint),
@@ -47,6 +50,7 @@ def write_host_part(checkpoint: Checkpoint, bundle: Path, recipe: str) -> Manife
         defaults=task_defaults(checkpoint),
         files={},
         tools={tool: version(tool) for tool in _TOOLS},
+        query=write_query_part(checkpoint, bundle, recipe) if isinstance(checkpoint, MetaqueryCheckpoint) else None,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unipic2_edge.runtime.bundle import Bundle, Manifest
@@ -13,7 +13,7 @@ from unipic2_edge.training.checkpoint import Checkpoint
 
 from .builtin_recipes import find_recipe
 from .bundle_writer import write_bundle
-from .components import COMPONENTS, check_components
+from .components import check_components, components_of
 from .quality import write_judgement
 from .quantization.auto import Budget, Search, find
 from .quantization.calibration_set import CalibrationSet, open_calibration_set
@@ -40,14 +40,14 @@ class ExportOptions:
     """How to export.
 
     Attributes:
-        components: which parts.
+        components: which parts; where none is named, all.
         calibration: a folder to calibrate on, instead of the shapes world.
         gate: whether the bundle is judged; without, nothing but its format is checked.
         budget: of the recipe that is to be found; None takes the recipe as it is.
         formats: the recipes that such a recipe is put together from, the smallest first.
     """
 
-    components: tuple[str, ...] = COMPONENTS
+    components: tuple[str, ...] = ()
     calibration: Path | None = None
     gate: bool = True
     budget: Budget | None = None
@@ -70,11 +70,12 @@ def export_bundle(
         OutputError: the folder exists and is not empty, or cannot be written.
         WorkError: calibration met NaN, the bundle misses its gate, the disk is full.
     """
-    options = options or ExportOptions()
+    options, everything = options or ExportOptions(), components_of(checkpoint)
+    options = replace(options, components=options.components or everything)
     check_components(checkpoint, options.components)
     if not recipe.quantized and options.budget is None:
         return Exported(write_bundle(checkpoint, folder, recipe, options.components, done), recipe, None)
-    whole = set(options.components) == set(COMPONENTS)
+    whole = set(options.components) == set(everything)
     if options.gate and not whole:
         raise RequestError("the gate makes whole pictures", "export all components, or give --no-gate")
     with ExitStack() as stack:

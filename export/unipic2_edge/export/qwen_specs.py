@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -60,7 +60,10 @@ def vision_spec(visual: Any, dtype: torch.dtype, loads: Mapping[str, Load] = IN_
 
 
 def language_specs(
-    model: Any, dtype: torch.dtype, cache_length: int | None = None, loads: Mapping[str, Load] = IN_MEMORY
+    model: Any,
+    dtype: torch.dtype,
+    cache_length: int | None = None,
+    loads: Callable[[type[LanguageBlock]], Mapping[str, Load]] = lambda kind: IN_MEMORY,
 ) -> tuple[GraphSpec, ...]:
     """`language`, and with a cache's length `language_static`, which have the same weights.
 
@@ -68,12 +71,12 @@ def language_specs(
         model: transformers' language model (its decoder, without the head), or its skeleton.
         dtype: of the products; sums are float32 in float16.
         cache_length: T of the static graph.
-        loads: how `layers.N` and `norm` are read.
+        loads: how `layers.N` (as blocks of a kind) and `norm` are read.
     """
-    grown = _language(model, dtype, None, loads)
+    grown = _language(model, dtype, None, loads(LanguageBlock))
     if cache_length is None:
         return (grown,)
-    fixed = _language(model, dtype, cache_length, loads)
+    fixed = _language(model, dtype, cache_length, loads(StaticLanguageBlock))
     return grown, replace(fixed, weights=grown.name, opset=_SCATTER_OPSET)
 
 

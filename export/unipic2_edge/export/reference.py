@@ -72,7 +72,7 @@ class TorchSession:
 
 def place_of(spec: GraphSpec, stage: Stage) -> str:
     """A stage's place: what its weights' names begin with."""
-    return f"{spec.name}.{stage.path}" if stage.path else spec.name
+    return f"{spec.prefix}.{stage.path}" if stage.path else spec.prefix
 
 
 def in_memory(stage: Stage) -> nn.Module:

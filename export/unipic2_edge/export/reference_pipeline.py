@@ -15,10 +15,13 @@ from unipic2_edge.runtime.pool import SessionPool
 from unipic2_edge.runtime.session import Session
 from unipic2_edge.training.checkpoint import Checkpoint
 
-from .components import COMPONENTS, check_components, graphs_of
+from .components import check_components, components_of, graphs_of
 from .graph_specs import GraphSpec
 from .host_files import write_host_part
+from .recipes import Recipe
 from .reference import Observe, Prepare, TorchSession
+
+_RECIPE = Recipe(name="reference")
 
 
 class Reference:
@@ -32,7 +35,8 @@ class Reference:
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        check_components(checkpoint, COMPONENTS)
+        self._components = components_of(checkpoint)
+        check_components(checkpoint, self._components)
         self.checkpoint = checkpoint
         self._folder = tempfile.TemporaryDirectory(prefix="unipic2-reference-")
         folder = Path(self._folder.name)
@@ -70,7 +74,7 @@ class Reference:
             observe: is shown the stages' values.
             wrap: may put something around a graph's session.
         """
-        specs = {spec.name: spec for component in COMPONENTS for spec in self.specs(component)}
+        specs = {spec.name: spec for component in self._components for spec in self.specs(component)}
         graphs = {name: TorchSession(spec).graph for name, spec in specs.items()}
         self._manifest.graphs.update(graphs)
 
@@ -82,8 +86,8 @@ class Reference:
 
 
 def _manifest(checkpoint: Checkpoint, folder: Path) -> Manifest:
-    manifest = write_host_part(checkpoint, folder, "reference")
-    for path in sorted((folder / "host").iterdir()):
+    manifest = write_host_part(checkpoint, folder, _RECIPE)
+    for path in sorted(path for path in (folder / "host").rglob("*") if path.is_file()):
         entry = FileEntry(sha256=sha256_of(path), bytes=path.stat().st_size)
         manifest.files[path.relative_to(folder).as_posix()] = entry
     return manifest

@@ -15,16 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unipic2_edge.runtime.bundle import Bundle
-from unipic2_edge.runtime.opening import open_session
 from unipic2_edge.runtime.patches import open_positions, patchify, unpatchify
-from unipic2_edge.runtime.session import Session
 from unipic2_edge.training.checkpoint import Checkpoint
 
+from .comparing import Comparison, arrays_of, cast, open_graph
 from .quantization.calibration_set import open_calibration_set
 from .quantization.gate import Gate, open_exact
 from .recipes import CalibrationSettings
 from .reference_pipeline import Reference
-from .twin import Float32Twin, needs_twin
+from .verify_qwen import compare_connector, compare_head, compare_language, compare_vision
 
 #: Largest relative error that counts as the same numbers, by precision of the component.
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 5e-2}
@@ -78,14 +77,6 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, done: Callable[[str], None] =
     return drifts
 
 
-def _open(bundle: Bundle, graph: str) -> Session:
-    """The graph as it is served on a CPU; a bfloat16 one by its twin."""
-    return Float32Twin(bundle, graph) if needs_twin(bundle, graph) else open_session(bundle, graph)
-
-
-_Comparison = tuple[str, str, Floats, Tensor]  # output, case, made by the bundle, expected
-
-
 def _drift(component: str, output: str, case: str, made: Floats, expected: Tensor, tolerance: float) -> Drift:
     reference = expected.double().numpy()
     difference = made.astype(np.float64) - reference
@@ -95,9 +86,9 @@ def _drift(component: str, output: str, case: str, made: Floats, expected: Tenso
     return Drift(component, output, case, relative, largest, tolerance)
 
 
-def _denoiser(bundle: Bundle, checkpoint: Checkpoint, component: str) -> Iterator[_Comparison]:
+def _denoiser(bundle: Bundle, checkpoint: Checkpoint, component: str) -> Iterator[Comparison]:
     transformer = checkpoint.load_transformer()
-    modulation, denoiser = _open(bundle, "modulation"), _open(bundle, "denoiser")
+    modulation, denoiser = open_graph(bundle, "modulation"), open_graph(bundle, "denoiser")
     space, table = bundle.manifest.latents, open_positions(bundle)
     config = transformer.config
     generator = torch.Generator().manual_seed(1)
@@ -107,7 +98,7 @@ def _denoiser(bundle: Bundle, checkpoint: Checkpoint, component: str) -> Iterato
         context = torch.randn(2, 13, config.joint_attention_dim, generator=generator)
         pooled = torch.randn(2, config.pooled_projection_dim, generator=generator)
         times = torch.tensor([937.0, 12.5, 401.0])
-        steps = modulation.run(_arrays(modulation, timestep=times, pooled=pooled, context=context))
+        steps = modulation.run(arrays_of(modulation, timestep=times, pooled=pooled, context=context))
         for index, time in enumerate(times):
             patches = patchify(latents.numpy(), space.patch_size)
             positions = table.crop(rows, columns)
@@ -120,13 +111,13 @@ def _denoiser(bundle: Bundle, checkpoint: Checkpoint, component: str) -> Iterato
                 "context": steps["embedded_context"],
                 "modulation": steps["modulation"][index],
             }
-            velocity = denoiser.run(_cast(denoiser, inputs))["velocity"][:, -rows * columns :]
+            velocity = denoiser.run(cast(denoiser, inputs))["velocity"][:, -rows * columns :]
             made = unpatchify(velocity, space.patch_size, *shape[2:])
             expected = transformer(latents, context, pooled, time.expand(2), reference if edit else None).sample
             yield "velocity", f"{'edit' if edit else 'generate'} {rows}x{columns} t={time:g}", made, expected
 
 
-def _quantized_denoiser(bundle: Bundle, checkpoint: Checkpoint, component: str) -> Iterator[_Comparison]:
+def _quantized_denoiser(bundle: Bundle, checkpoint: Checkpoint, component: str) -> Iterator[Comparison]:
     """On the reference's own path: static scales are right for inputs that occur, not for any."""
     with Reference(checkpoint) as reference:
         calls = Gate(reference, open_calibration_set(_PATH, reference.manifest, None)).calls
@@ -136,27 +127,27 @@ def _quantized_denoiser(bundle: Bundle, checkpoint: Checkpoint, component: str) 
         yield "velocity", f"call {index + 1} of {len(calls)}", made, torch.from_numpy(calls[index].velocity)
 
 
-def _vae(bundle: Bundle, checkpoint: Checkpoint, component: str) -> Iterator[_Comparison]:
+def _vae(bundle: Bundle, checkpoint: Checkpoint, component: str) -> Iterator[Comparison]:
     vae = checkpoint.load_vae()
-    encoder, decoder = _open(bundle, "vae_encoder"), _open(bundle, "vae_decoder")
+    encoder, decoder = open_graph(bundle, "vae_encoder"), open_graph(bundle, "vae_decoder")
     generator = torch.Generator().manual_seed(2)
     for height, width in ((64, 64), (96, 64)):
         image = torch.rand(1, 3, height, width, generator=generator) * 2 - 1
         posterior = vae.encode(image).latent_dist
-        moments = encoder.run(_arrays(encoder, image=image))
+        moments = encoder.run(arrays_of(encoder, image=image))
         case = f"{width}x{height}"
         yield "mean", case, moments["mean"], posterior.mean
         yield "logvar", case, moments["logvar"], posterior.logvar
-        decoded = decoder.run(_arrays(decoder, latents=posterior.mean))["image"]
+        decoded = decoder.run(arrays_of(decoder, latents=posterior.mean))["image"]
         yield "image", case, decoded, vae.decode(posterior.mean).sample
 
 
-def _text(bundle: Bundle, checkpoint: Checkpoint, component: str) -> Iterator[_Comparison]:
+def _text(bundle: Bundle, checkpoint: Checkpoint, component: str) -> Iterator[Comparison]:
     encoder = checkpoint.load_text_encoder(component)
-    session = _open(bundle, component)
+    session = open_graph(bundle, component)
     ids = checkpoint.tokenizers()(["a red circle", "two blue squares on a white background", ""])
     chosen = ids[("text_encoder", "text_encoder_2", "text_encoder_3").index(component)]
-    made = session.run(_arrays(session, input_ids=chosen))
+    made = session.run(arrays_of(session, input_ids=chosen))
     output = encoder(chosen, output_hidden_states=True)
     if component == "text_encoder_3":
         yield "hidden", "3 texts", made["hidden"], output.last_hidden_state
@@ -165,22 +156,14 @@ def _text(bundle: Bundle, checkpoint: Checkpoint, component: str) -> Iterator[_C
         yield "pooled", "3 texts", made["pooled"], output.text_embeds
 
 
-_CHECKS: dict[str, Callable[[Bundle, Checkpoint, str], Iterator[_Comparison]]] = {
+_CHECKS: dict[str, Callable[[Bundle, Checkpoint, str], Iterator[Comparison]]] = {
     "denoiser": _denoiser,
     "vae": _vae,
     "text_encoder": _text,
     "text_encoder_2": _text,
     "text_encoder_3": _text,
+    "vision": compare_vision,
+    "language": compare_language,
+    "lm_head": compare_head,
+    "connector": compare_connector,
 }
-
-
-def _arrays(session: Session, **tensors: Tensor) -> dict[str, NDArray[np.generic]]:
-    return _cast(session, {name: tensor.numpy() for name, tensor in tensors.items()})
-
-
-def _cast(session: Session, arrays: dict[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
-    """Arrays in the dtypes that the graph takes."""
-    return {
-        spec.name: np.ascontiguousarray(arrays[spec.name]).astype(spec.dtype, copy=False)
-        for spec in session.graph.inputs
-    }

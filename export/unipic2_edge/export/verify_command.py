@@ -54,7 +54,7 @@ def verify(arguments: argparse.Namespace) -> Outcome:
     if arguments.coverage is not None:
         return _coverage(arguments)
     from unipic2_edge.runtime.bundle import Bundle
-    from unipic2_edge.training.checkpoint import Checkpoint
+    from unipic2_edge.training.metaquery import open_checkpoint
 
     from .quality import read_quality
 
@@ -65,7 +65,7 @@ def verify(arguments: argparse.Namespace) -> Outcome:
         drifts = read_quality(bundle)
         _check(drifts)
     else:
-        checkpoint = with_loras(Checkpoint.open(arguments.checkpoint, partial=True), arguments)
+        checkpoint = with_loras(open_checkpoint(arguments.checkpoint, partial=True), arguments)
         _check_source(bundle, checkpoint)
         drifts = measure(bundle, checkpoint, arguments)
     result: dict[str, object] = {
@@ -86,13 +86,13 @@ def _sensitivity(arguments: argparse.Namespace) -> Outcome:
     from unipic2_edge.runtime.bundle import Bundle
     from unipic2_edge.runtime.errors import RequestError
     from unipic2_edge.runtime.progress import progress
-    from unipic2_edge.training.checkpoint import Checkpoint
+    from unipic2_edge.training.metaquery import open_checkpoint
 
     from .ranking import rank_layers, ranking_lines
 
     if arguments.checkpoint is None:
         raise RequestError("the sensitivity of layers needs the checkpoint", "give it with --checkpoint DIR")
-    bundle, checkpoint = Bundle(arguments.bundle), with_loras(Checkpoint.open(arguments.checkpoint), arguments)
+    bundle, checkpoint = Bundle(arguments.bundle), with_loras(open_checkpoint(arguments.checkpoint), arguments)
     _check_source(bundle, checkpoint)
     with progress(None, "layer", arguments) as advance:
         ranked = rank_layers(bundle, checkpoint, advance)

@@ -116,6 +116,22 @@ class TextConditioning(Record, frozen=True):
     pooled_dim: int
 
 
+class QueryConditioning(Record, frozen=True):
+    """How Qwen2.5-VL and the connector make context [B, Q, context_dim] and pooled [B, pooled_dim], and answer.
+
+    Files of the host: `settings` (see `qwen/settings.py`), `tokenizer`, `embeddings` of the tokens [V, H], and the
+    meta `queries` [Q, H].
+    """
+
+    settings: str
+    tokenizer: str
+    embeddings: str
+    queries: str
+    count: int  # Q
+    context_dim: int
+    pooled_dim: int
+
+
 class TaskDefaults(Record, frozen=True):
     """What a task uses when the caller says nothing."""
 
@@ -143,6 +159,7 @@ class Manifest(Record, frozen=True):
     defaults: dict[str, TaskDefaults]  # keyed by task: generate, edit
     files: dict[str, FileEntry]
     tools: dict[str, str]
+    query: QueryConditioning | None = None
 
 
 class _Header(msgspec.Struct):
@@ -280,6 +297,9 @@ def _check_references(folder: Path, manifest: Manifest) -> None:
     named += [manifest.positions.file, manifest.scheduler]
     if manifest.text is not None:
         named += [entry.file for entry in manifest.text.tokenizers.values()]
+    if manifest.query is not None:
+        query = manifest.query
+        named += [query.settings, query.tokenizer, query.embeddings, query.queries]
     missing = sorted(set(named) - set(manifest.files))
     orphans = sorted({graph.component for graph in manifest.graphs.values()} - set(manifest.components))
     if missing or orphans:

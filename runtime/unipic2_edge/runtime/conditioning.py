@@ -1,4 +1,4 @@
-"""Text conditioning as SD3 does it: two CLIPs and T5 make the context and the pooled embedding (numpy).
+"""What the denoiser is told, and text conditioning as SD3 does it: two CLIPs and T5 make context and pooled (numpy).
 
 Formula: arXiv 2403.03206, §4 and appendix B; no attention mask anywhere, padding is attended to.
 """
@@ -6,11 +6,12 @@ Formula: arXiv 2403.03206, §4 and appendix B; no attention mask anywhere, paddi
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 from .errors import BundleError, RequestError
 from .session import Session
@@ -38,6 +39,34 @@ class Sessions(Protocol):
         ...
 
 
+class Conditioner(Protocol):
+    """Words, and pictures to edit → conditioning; the pipeline does not care how it comes about."""
+
+    def graphs(self, *, editing: bool) -> tuple[str, ...]:
+        """The graphs that it will need, in the order in which it needs them."""
+        ...
+
+    def turns(self, prompts: Sequence[str], pictures: Sequence[Image] | None) -> Sequence[Hashable]:
+        """What each row of the denoiser is told: a prompt, with the picture to edit. Equal turns compare equal.
+
+        Args:
+            prompts: one for each row.
+            pictures: none for generation; else one for each row, in the size of the result.
+
+        Raises:
+            RequestError: a prompt is too long, before any graph is opened.
+        """
+        ...
+
+    def __call__(self, turns: Sequence[Any]) -> Conditioning:
+        """The conditioning of turns, in their order.
+
+        Raises:
+            WorkError: a graph failed.
+        """
+        ...
+
+
 class TextConditioner:
     """Prompts → conditioning, each prompt encoded once as long as it stays among the most recent ones.
 
@@ -56,28 +85,33 @@ class TextConditioner:
         self._tokenizers, self._sessions, self._context_dim = tokenizers, sessions, context_dim
         self._cache: OrderedDict[str, tuple[Floats, Floats]] = OrderedDict()
 
-    def check(self, prompts: Iterable[str]) -> None:
-        """Refuse prompts that do not fit, before any graph is opened.
+    def graphs(self, *, editing: bool) -> tuple[str, ...]:
+        """The three encoders, whatever the task."""
+        return TEXT_GRAPHS
+
+    def turns(self, prompts: Sequence[str], pictures: Sequence[Image] | None = None) -> Sequence[str]:
+        """The prompts alone: these encoders do not see.
 
         Raises:
             RequestError: a prompt is longer than one of the encoders reads; the message gives both counts.
         """
-        for prompt in prompts:
+        for prompt in dict.fromkeys(prompts):
             for name in TEXT_GRAPHS:
                 try:
                     self._tokenizers[name]([prompt])
                 except RequestError as error:
                     shown = prompt if len(prompt) <= 40 else prompt[:37] + "..."
                     raise RequestError(f"{error.problem} in {name} ({shown!r})", error.mend) from None
+        return prompts
 
-    def __call__(self, prompts: Sequence[str]) -> Conditioning:
-        """The conditioning of `prompts`, in their order; all new ones are encoded in one batch.
+    def __call__(self, turns: Sequence[str]) -> Conditioning:
+        """The conditioning of prompts, in their order; all new ones are encoded in one batch.
 
         Raises:
             RequestError: a prompt is too long.
             WorkError: an encoder failed.
         """
-        unique = list(dict.fromkeys(prompts))
+        unique = list(dict.fromkeys(turns))
         found = {prompt: self._cache[prompt] for prompt in unique if prompt in self._cache}
         new = [prompt for prompt in unique if prompt not in found]
         if new:
@@ -85,8 +119,8 @@ class TextConditioner:
             found.update((prompt, (context[row], pooled[row])) for row, prompt in enumerate(new))
         self._remember(found)
         return Conditioning(
-            np.stack([found[prompt][0] for prompt in prompts]),
-            np.stack([found[prompt][1] for prompt in prompts]),
+            np.stack([found[prompt][0] for prompt in turns]),
+            np.stack([found[prompt][1] for prompt in turns]),
         )
 
     def _encode(self, prompts: list[str]) -> Conditioning:

@@ -1,10 +1,12 @@
-"""The pipeline: a bundle opened, prompts and pictures in, pictures out.
+"""The pipeline: a bundle opened, prompts and pictures in, pictures or words out.
 
     pipeline = Pipeline.load("my-bundle")
     pipeline.generate("a red circle", seed=7).images[0].save("circle.png")
     pipeline.edit("circle.png", "make the circle blue").images[0]
+    for word in pipeline.describe("circle.png", "what color is it?"): ...
 
-Argument names are diffusers'. Engines compute; tokens, noise, schedule, guidance and geometry are numpy here.
+Argument names are diffusers'. Engines compute; tokens, noise, schedule, guidance and geometry are numpy in the modules
+beside this one.
 """
 
 from __future__ import annotations
@@ -12,42 +14,39 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .autoencoder import Autoencoder
+from .answer import Answer
 from .bundle import Bundle
-from .conditioning import TEXT_GRAPHS, TextConditioner
-from .denoising import Denoising
-from .errors import RequestError, WorkError
-from .grid import Grid
-from .images import Picture, open_images, to_array, to_pictures
+from .conditioning import Conditioner, TextConditioner
+from .errors import RequestError
+from .images import Picture, open_images
 from .memory_plan import parse_memory
-from .noise import initial_latents, reference_noise
 from .opening import open_pool
-from .patches import PositionTable, open_positions, patchify, unpatchify
+from .painting import Painter
 from .placement import Placement, place
 from .pool import SessionPool
 from .request import (
     MAX_THREADS,
     Options,
     Request,
-    check_latents,
     make_request,
     pick_edit_size,
     pick_prompts,
     pick_size,
     task_defaults,
 )
-from .result import Result, Stopwatch, settings_of
-from .scheduler import FlowMatchEuler, euler_step
+from .result import Result
 from .settings import Reference
 from .tokens import open_text, open_tokenizers
 
-Floats = NDArray[np.float32]
+if TYPE_CHECKING:
+    from .qwen.opening import Qwen
+
 #: (pipeline, step, timestep, {"latents": [n, C, h, w], "denoised": the same without the noise that the model sees in
 #: them}) → None, or a dict whose "latents" replace them.
 StepCallback = Callable[["Pipeline", int, float, dict[str, Any]], "dict[str, Any] | None"]
@@ -64,8 +63,7 @@ class Pipeline:
         self.bundle, self.sessions, self.placement = bundle, sessions, placement
         self.manifest = bundle.manifest
         self.interrupt = False
-        self._autoencoder = Autoencoder(sessions, self.manifest.latents)
-        self._grid = Grid(self.manifest.latents)
+        self._painter = Painter(bundle, sessions)
 
     @classmethod
     def load(
@@ -138,7 +136,7 @@ class Pipeline:
             WorkError: the backend failed, or the numbers overflowed.
         """
         default = task_defaults(self.manifest, "generate")
-        size = pick_size(height, width, latents, self._grid.factor, (default.width, default.height))
+        size = pick_size(height, width, latents, self.manifest.latents.factor, (default.width, default.height))
         options = Options(negative_prompt, num_inference_steps, guidance_scale, seed, latents)
         request = make_request(self.manifest, "generate", pick_prompts(prompt, num_images), size, options)
         return self._run(request, None, callback_on_step_end)
@@ -191,10 +189,49 @@ class Pipeline:
         if size is not None or (height is None and width is None and latents is None):
             target = pick_edit_size(self.manifest, [picture.size for picture in pictures], size)
         else:
-            target = pick_size(height, width, latents, self._grid.factor, pictures[0].size)
+            target = pick_size(height, width, latents, self.manifest.latents.factor, pictures[0].size)
         options = Options(negative_prompt, num_inference_steps, guidance_scale, seed, latents, reference)
         request = make_request(self.manifest, "edit", prompts, target, options)
         return self._run(request, [picture.resize(target) for picture in pictures], callback_on_step_end)
+
+    def describe(
+        self,
+        image: Picture | Sequence[Picture] | None = None,
+        question: str = "",
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        repetition_penalty: float = 1.0,
+        seed: int = 0,
+    ) -> Answer:
+        """Answer in words, which come as the answer is iterated over; it must end before the pipeline's next call.
+
+        Args:
+            image: what the question is about: a picture, several, or none.
+            question: without one the picture is described.
+            max_new_tokens: of the answer, at most.
+            temperature: 0 always takes the likeliest token.
+            top_p: draw among the fewest tokens that have this probability together.
+            top_k: draw among so many tokens; 0 among all.
+            repetition_penalty: above 1 makes what was said less likely.
+            seed: of what is drawn.
+
+        Raises:
+            ImageError: a picture cannot be read.
+            RequestError: neither words nor a picture, words that do not fit, a number out of range.
+            BundleError: the bundle has no language model.
+        """
+        from .qwen.sampling import SamplingSettings
+
+        sampling = SamplingSettings(
+            temperature=temperature, top_p=top_p, top_k=top_k, repetition_penalty=repetition_penalty, seed=seed
+        )
+        pictures = () if image is None else (image,) if isinstance(image, Picture) else tuple(image)
+        answer = self._qwen.answer(question, pictures, sampling, max_new_tokens)
+        self.sessions.open_ahead(self._qwen.graphs(seeing=bool(pictures)))
+        return answer
 
     def decode(self, latents: NDArray[np.float32]) -> list[Image.Image]:
         """Latents [n, C, h, w] as a callback gets them → pictures: a preview of what is being made.
@@ -202,93 +239,26 @@ class Pipeline:
         Raises:
             BundleError, WorkError: as in `generate`.
         """
-        return to_pictures(self._autoencoder.decode(latents))
+        return self._painter.decode(latents)
 
     def _run(self, request: Request, pictures: list[Image.Image] | None, callback: StepCallback | None) -> Result:
-        """Text → (reference →) sampling → decoding; every stage timed."""
+        """Paint, with the caller's callback after every step."""
         self.interrupt = False
-        watch = Stopwatch()
-        with watch.stage("check"):
-            sigmas = self._scheduler.sigmas(request.num_inference_steps, self._grid.tokens(request))
-            positions = self._positions.crop(*self._grid.patches(request))
-            self._conditioner.check(dict.fromkeys(request.rows))
-            self.sessions.open_ahead(_graphs(editing=pictures is not None))
-        distinct = list(dict.fromkeys(request.rows))
-        with watch.stage("text"):
-            conditioning = self._conditioner(distinct)
-        with watch.stage("reference"):
-            reference = None if pictures is None else self._reference(request, pictures)
-        with watch.stage("modulation"):
-            denoising = Denoising(
-                self.sessions,
-                conditioning,
-                [distinct.index(prompt) for prompt in request.rows],
-                self._scheduler.timesteps(sigmas),
-                positions,
-                request.count,
-                request.guidance_scale,
-                reference,
-            )
-        with watch.stage("denoise"):
-            latents, steps_done = self._sample(request, denoising, sigmas, callback)
-        with watch.stage("decode"):
-            images = self.decode(latents)
-        return Result(images, latents, request.seeds, settings_of(request, self.manifest), watch.total(), steps_done)
 
-    def _sample(
-        self, request: Request, denoising: Denoising, sigmas: Floats, callback: StepCallback | None
-    ) -> tuple[Floats, int]:
-        """From noise to latents [n, C, h, w], packed as patches all the way; and the number of steps done."""
-        patch = self.manifest.latents.patch_size
-        patches = patchify(self._initial(request), patch)  # [n, N, C·p·p]
-        timesteps, step = self._scheduler.timesteps(sigmas), 0
-        for step in range(request.num_inference_steps):
-            velocity = denoising.velocity(step, patches)
-            denoised = patches - sigmas[step] * velocity if callback is not None else None  # x0 = x − σ·v
-            patches = euler_step(patches, velocity, sigmas[step], sigmas[step + 1])
-            if callback is not None and denoised is not None:
-                latents, clean = (
-                    unpatchify(values, patch, *self._grid.latent_size(request)) for values in (patches, denoised)
-                )
-                changed = callback(self, step, float(timesteps[step]), {"latents": latents, "denoised": clean})
-                if changed and changed.get("latents") is not None:
-                    patches = patchify(check_latents(changed["latents"], *latents.shape[:2]), patch)
-            if self.interrupt:
-                break
-        if not np.isfinite(patches).all():
-            raise WorkError(
-                "the model's numbers overflowed; there is no picture", "use a bundle with a higher precision"
-            )
-        return unpatchify(patches, patch, *self._grid.latent_size(request)), step + 1
+        def after(step: int, timestep: float, values: dict[str, Any]) -> dict[str, Any] | None:
+            return callback(self, step, timestep, values) if callback is not None else None
 
-    def _initial(self, request: Request) -> Floats:
-        if request.latents is not None:
-            return request.latents
-        shape = (self.manifest.latents.channels, *self._grid.latent_size(request))
-        return initial_latents(request.seeds or (), shape)
-
-    def _reference(self, request: Request, pictures: list[Image.Image]) -> Floats:
-        """The encoded pictures as patches [1 or n, N, C·p·p]."""
-        noise = None
-        if request.reference == "sample":
-            shape = (self.manifest.latents.channels, *self._grid.latent_size(request))
-            noise = np.stack([reference_noise(seed, shape) for seed in request.seeds or ()])
-        latents = self._autoencoder.encode(np.concatenate([to_array(picture) for picture in pictures]), noise)
-        return patchify(latents, self.manifest.latents.patch_size)
+        watched = None if callback is None else after
+        return self._painter.paint(request, pictures, self._conditioner, watched, lambda: self.interrupt)
 
     @cached_property
-    def _scheduler(self) -> FlowMatchEuler:
-        return FlowMatchEuler.from_json(self.bundle.read(self.manifest.scheduler))
-
-    @cached_property
-    def _positions(self) -> PositionTable:
-        return open_positions(self.bundle)
-
-    @cached_property
-    def _conditioner(self) -> TextConditioner:
+    def _conditioner(self) -> Conditioner:
+        if self.manifest.query is not None:
+            return self._qwen.conditioner
         return TextConditioner(open_tokenizers(self.bundle), self.sessions, open_text(self.bundle).context_dim)
 
+    @cached_property
+    def _qwen(self) -> Qwen:
+        from .qwen.opening import open_qwen
 
-def _graphs(*, editing: bool) -> list[str]:
-    """The graphs a task needs, in the order in which it needs them."""
-    return [*TEXT_GRAPHS, *(["vae_encoder"] if editing else []), "modulation", "denoiser", "vae_decoder"]
+        return open_qwen(self.bundle, self.sessions)

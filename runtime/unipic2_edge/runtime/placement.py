@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
-from .bundle import Bundle
+from .bundle import Bundle, Manifest
 from .device import Device, Wanted, find_gpus, parse_device, processor
 from .engine import engine_origin, read_engine, read_target, stored_engines
 from .errors import MissingDependencyError, RequestError
@@ -16,6 +16,9 @@ from .memory_plan import MemoryPlan, Need, plan_memory
 from .picker import GPU_BACKENDS, Choice, Library, Refusal, pick, pick_openvino
 
 logger = logging.getLogger(__name__)
+
+#: Graphs for which GPUs have another one: there the language model's cache has one length and is written in place.
+_ON_GPUS = {"language": "language_static"}
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,13 @@ def place(
     return _place_on_processor(bundle, f"no engine fits the GPU: {placed.problem}", libraries)
 
 
+def served_graphs(manifest: Manifest, gpu: bool) -> tuple[str, ...]:
+    """The graphs of a bundle that engines for GPUs, or for processors, are made of."""
+    twins = {graph: twin for graph, twin in _ON_GPUS.items() if {graph, twin} <= set(manifest.graphs)}
+    left = set(twins) if gpu else set(twins.values())
+    return tuple(graph for graph in manifest.graphs if graph not in left)
+
+
 def find_libraries() -> dict[str, Library]:
     """TensorRT-RTX and TensorRT as they are installed here."""
     return {name: _library(name) for name in GPU_BACKENDS}
@@ -138,7 +148,7 @@ def _gpu(found: tuple[Device, ...], wanted: Wanted) -> Device:
 def _place_on(bundle: Bundle, device: Device, libraries: Mapping[str, Library]) -> Placement | Refusal:
     """Every graph on a GPU, or the first one's refusal."""
     engines, choices = list(stored_engines(bundle)), {}
-    for graph in bundle.manifest.graphs:
+    for graph in served_graphs(bundle.manifest, gpu=True):
         picked = pick(graph, engines, engine_origin(bundle, graph), device, libraries)
         if isinstance(picked, Refusal):
             return picked

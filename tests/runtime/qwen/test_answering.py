@@ -203,18 +203,18 @@ def test_eyes_remember_within_their_bytes(bench: Bench, monkeypatch: pytest.Monk
 
 def test_conditioning_is_the_connector_over_the_queries_and_computed_once(bench: Bench) -> None:
     connector = Connector(bench.queries.shape[1])
-    conditioner = QueryConditioner(bench.reader, bench.sessions | {"connector": connector}, 8)
-    picture = _picture(7, edit_pixels(96, 64, VISION))
-    tokens = [count_tokens(picture.grid, VISION)]
-    turns = [TokenSequence(bench.chat.editing(words, tokens), (picture,)) for words in ("make it blue", "", "")]
-    turns.append(TokenSequence(bench.chat.generation("a red circle")))
+    conditioner = QueryConditioner(bench.reader, bench.chat, bench.sessions | {"connector": connector}, 8)
+    image = Image.fromarray(np.random.default_rng(7).integers(0, 256, (64, 96, 3), dtype=np.uint8))
+    turns = [*conditioner.turns(["make it blue", "", ""], [image] * 3), *conditioner.turns(["a red circle"])]
+    assert len(dict.fromkeys(turns)) == 3
+    assert turns[0].picture == see(image, VISION, edit_pixels(96, 64, VISION)).digest
     context, pooled = conditioner(turns)
     assert (context.shape, pooled.shape) == ((4, 8, 128), (4, 64))
     assert connector.lengths == [1, 1, 1]
     for row, turn in zip(context, turns, strict=True):
-        wanted = _whole(bench, turn.with_queries(8), "sequential")[0, -8:]
+        wanted = _whole(bench, turn.sequence.with_queries(8), "sequential")[0, -8:]
         np.testing.assert_allclose(row, np.tile(wanted, 2), atol=2e-5)
-    conditioner([TokenSequence(bench.chat.generation(f"number {number}")) for number in range(32)])
+    conditioner(conditioner.turns([f"number {number}" for number in range(32)]))
     conditioner(turns[:1])  # forgotten by now
     assert len(connector.lengths) == 3 + 32 + 1
 

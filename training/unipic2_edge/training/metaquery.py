@@ -9,15 +9,17 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoTokenizer, GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from .chat import Chat
 from .checkpoint import Checkpoint
 from .conditioner import MetaQueryConditioner
 from .errors import CheckpointError
-from .layout import QWEN
+from .layout import METAQUERY, QWEN, CheckpointFolder
+from .random_qwen import published_name
 from .sight import Sight
+from .skeleton import Skeleton, without_memory
 
 _WEIGHTS = "model.safetensors"
 
@@ -33,13 +35,12 @@ class MetaqueryCheckpoint(Checkpoint):
         """
         files = self.weights("conditioner")
         with self._loading("conditioner"):
-            config = self.config("conditioner")
-            model: MetaQueryConditioner = MetaQueryConditioner(
-                **{name: config[name] for name in _conditioner_fields(config)}
-            )
+            model: MetaQueryConditioner = self._new_conditioner()
             tensors = {name: tensor for path in files for name, tensor in load_file(path).items()}
             model.load_state_dict(tensors)
-        model.to(dtype).eval()
+        if dtype != torch.float32:  # to cast to the same gives a warning
+            model.to(dtype)
+        model.eval()
         return model
 
     def load_qwen(self, dtype: torch.dtype = torch.float32, attention: str = "eager") -> Any:
@@ -53,6 +54,58 @@ class MetaqueryCheckpoint(Checkpoint):
             CheckpointError: the part is missing, damaged or not what its config says.
         """
         return self._load(Qwen2_5_VLForConditionalGeneration, QWEN, dtype=dtype, attn_implementation=attention)
+
+    def conditioner_skeleton(self, dtype: torch.dtype = torch.float32) -> Skeleton:
+        """The conditioner as `load_meta_conditioner` gives it, its weights still on disk.
+
+        Raises:
+            CheckpointError: the part is missing, damaged or not what its config says.
+        """
+        files = self.weights("conditioner")
+        with self._loading("conditioner"), without_memory(dtype):
+            model = self._new_conditioner()
+        return Skeleton(model, files, f"conditioner of {self.folder}")
+
+    def qwen_skeleton(self, dtype: torch.dtype = torch.float32) -> Skeleton:
+        """The whole Qwen2.5-VL, its weights still on disk, under published or transformers' names.
+
+        Raises:
+            CheckpointError: the part is missing, damaged or not what its config says.
+        """
+        files = self.weights(QWEN)
+        with self._loading(QWEN), without_memory(dtype):
+            config = self.qwen_config()
+            config._attn_implementation = "eager"
+            model = Qwen2_5_VLForConditionalGeneration(config)
+        model.tie_weights()
+        return Skeleton(model, files, f"{QWEN} of {self.folder}", stored_as=published_name)
+
+    def qwen_config(self) -> Any:
+        """The language model's config, transformers' own class.
+
+        Raises:
+            CheckpointError: it is missing or damaged.
+        """
+        with self._loading(QWEN):
+            return Qwen2_5_VLConfig.from_pretrained(self.folder / QWEN)
+
+    def stop_ids(self) -> tuple[int, ...]:
+        """The tokens that end an answer: what `generate` would stop at.
+
+        Raises:
+            CheckpointError: a config is missing or damaged.
+        """
+        with self._loading(QWEN):
+            settings = GenerationConfig.from_pretrained(self.folder / QWEN)
+            ends = settings.eos_token_id
+            return tuple(ends) if isinstance(ends, list) else (int(ends),)
+
+    def _new_conditioner(self) -> MetaQueryConditioner:
+        config = self.config("conditioner")
+        made: MetaQueryConditioner = MetaQueryConditioner(
+            **{name: config[name] for name in _conditioner_fields(config)}
+        )
+        return made
 
     def chat(self) -> Chat:
         """The tokenizer, writing conversations.
@@ -80,6 +133,16 @@ class MetaqueryCheckpoint(Checkpoint):
         kept = {name: value for name, value in content.items() if not name.endswith("_type")}
         with self._loading(QWEN):
             return Sight(Qwen2VLImageProcessorPil(**kept))
+
+
+def open_checkpoint(folder: Path, partial: bool = False) -> Checkpoint:
+    """A checkpoint of either variant, by what stands in its folder.
+
+    Raises:
+        CheckpointError: see `CheckpointFolder.open`.
+    """
+    kind = MetaqueryCheckpoint if CheckpointFolder(folder).layout is METAQUERY else Checkpoint
+    return kind.open(folder, partial)
 
 
 def _conditioner_fields(config: dict[str, Any]) -> list[str]:

@@ -1,10 +1,14 @@
-"""A reader of what each cell of a picture shows, from the picture's tokens: the vision tower's direct teacher.
+"""A reader of what a picture's tokens show, each of the cells that it lies over: the vision tower's direct teacher.
 
-Trained beside the language loss and then thrown away; without it the tower learns only through the answers.
+Trained beside the language loss and then thrown away; without it the tower learns only through the answers. One map
+reads all tokens, so that they say what they show in one language, wherever they stand: attention, which compares
+tokens by one map as well, can look a shape up then. (A map for each place taught the tower what was where, and the
+language model could not find it.)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -21,9 +25,7 @@ _NOT_ASKED = -100
 
 
 class CellReader(nn.Module):
-    """A picture's tokens, all of them in order → shape (or none) and colour of each of the nine cells.
-
-    One linear map for each grid, since a token does not know its own place: the tower's rope is relative.
+    """A picture's tokens → shape (or none) and colour of the cells that each lies over.
 
     Args:
         hidden: width of a token.
@@ -32,8 +34,10 @@ class CellReader(nn.Module):
 
     def __init__(self, hidden: int, grids: Iterable[Grid]) -> None:
         super().__init__()
-        outputs = _CELLS * (_SHAPES + _COLORS)
-        self.linears = nn.ModuleDict({_name(grid): nn.Linear(hidden * grid[0] * grid[1], outputs) for grid in grids})
+        spans = {_span(grid) for grid in grids}
+        self.linears = nn.ModuleDict(
+            {_name(span): nn.Linear(hidden, math.prod(span) * (_SHAPES + _COLORS)) for span in spans}
+        )
 
     def loss(self, tokens: Tensor, grid: Grid, cells: Tensor) -> Tensor:
         """Cross-entropy of shapes and of the objects' colours.
@@ -43,15 +47,42 @@ class CellReader(nn.Module):
             grid: how many of them stand down and across.
             cells: from `cell_targets`, [B, 9, 2].
         """
-        logits = self.linears[_name(grid)](tokens.flatten(1)).view(-1, _SHAPES + _COLORS).float()
+        logits = self.linears[_name(_span(grid))](tokens).float().view(-1, _SHAPES + _COLORS)
         shapes, colors = logits.split([_SHAPES, _COLORS], dim=-1)
-        wanted = cells.view(-1, 2)
+        wanted = cells[:, cells_of_tokens(grid).to(cells.device)].view(-1, 2)
         shape_loss = functional.cross_entropy(shapes, wanted[:, 0])
         return shape_loss + functional.cross_entropy(colors, wanted[:, 1], ignore_index=_NOT_ASKED)
 
 
-def _name(grid: Grid) -> str:
-    return f"{grid[0]}x{grid[1]}"
+def cells_of_tokens(grid: Grid) -> Tensor:
+    """The cells [N, c] that each of a picture's tokens lies over, those nearest to its middle."""
+    down, across = (_starts(count) for count in grid)
+    rows, columns = _span(grid)
+    places = [
+        [(top + row) * GRID + left + column for row in range(rows) for column in range(columns)]
+        for top in down
+        for left in across
+    ]
+    return torch.tensor(places)
+
+
+def _starts(count: int) -> list[int]:
+    """The first cell of each of `count` tokens along one side."""
+    width = _width(count)
+    return [min(max(round(GRID * (token + 0.5) / count - width / 2), 0), GRID - width) for token in range(count)]
+
+
+def _width(count: int) -> int:
+    """How many cells a token lies over along a side that has `count` of them."""
+    return math.ceil(GRID / count)
+
+
+def _span(grid: Grid) -> Grid:
+    return _width(grid[0]), _width(grid[1])
+
+
+def _name(span: Grid) -> str:
+    return f"{span[0]}x{span[1]}"
 
 
 def cell_targets(scenes: Sequence[Scene]) -> Tensor:

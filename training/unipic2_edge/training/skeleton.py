@@ -40,13 +40,19 @@ class Skeleton:
         files: the part's safetensors files; a name in several is taken from the first.
         part: what to call it in errors.
         change: given each parameter's name and stored tensor when it is read; returns the tensor to take instead.
+        stored_as: another name under which a file may hold a parameter.
 
     Raises:
         CheckpointError: a file is damaged, a parameter is missing or has another shape.
     """
 
     def __init__(
-        self, model: Any, files: tuple[Path, ...], part: str, change: Callable[[str, Tensor], Tensor] | None = None
+        self,
+        model: Any,
+        files: tuple[Path, ...],
+        part: str,
+        change: Callable[[str, Tensor], Tensor] | None = None,
+        stored_as: Callable[[str], str] = str,
     ) -> None:
         self.model = model.eval()
         self._part = part
@@ -55,7 +61,7 @@ class Skeleton:
         shapes = self._shapes(files)
         missing = []
         for parameter, names in _named(model):
-            name = next((name for name in names if name in shapes), None)
+            name = next((name for name in (*names, *map(stored_as, names)) if name in shapes), None)
             if name is None:
                 missing.append(names[0])
                 continue

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 
+from ..answer import FinishReason
 from ..errors import RequestError
 from .reading import Reader
 from .sampling import Sampler
@@ -19,8 +20,8 @@ def answer_tokens(
     sampler: Sampler,
     max_new_tokens: int,
     rope: Rope | None = None,
-) -> Iterator[int]:
-    """The ids of an answer, each as soon as it is chosen; stop ids end it and are not given.
+) -> Generator[int, None, FinishReason]:
+    """The ids of an answer, each as soon as it is chosen; stop ids end it and are not given; returns why it ended.
 
     Args:
         reader: reads the prompt and every token of the answer.
@@ -39,16 +40,19 @@ def answer_tokens(
     return _answer(reader, sequence, sampler, min(max_new_tokens, room), rope or reader.settings.rope.answer)
 
 
-def _answer(reader: Reader, sequence: TokenSequence, sampler: Sampler, count: int, rope: Rope) -> Iterator[int]:
+def _answer(
+    reader: Reader, sequence: TokenSequence, sampler: Sampler, count: int, rope: Rope
+) -> Generator[int, None, FinishReason]:
     ids = sequence.ids
     hidden, cache, place, _ = reader.read(sequence, rope)
     for left in range(count, 0, -1):
         token = sampler(reader.model.logits(hidden)[0, -1], ids)
         if token in reader.settings.chat.stop_ids:
-            return
+            return "stop"
         yield token
         if left > 1:  # the last token's own successor is not asked for
             ids = np.append(ids, token)
             positions = np.full((3, 1), place, np.int64)
             hidden, cache = reader.model.prefill(reader.embed(ids[-1:])[None], positions, cache)
             place += 1
+    return "length"
