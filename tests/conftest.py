@@ -52,3 +52,24 @@ def tiny_bundle(made_once: MadeOnce, tiny_checkpoint: Path) -> Path:
     return made_once(
         "tiny-bundle", lambda folder: write_bundle(Checkpoint.open(tiny_checkpoint), folder, find_recipe("fp32"))
     )
+
+
+@pytest.fixture(scope="session")
+def metaquery_checkpoint(made_once: MadeOnce) -> Path:
+    """The folder of a `tiny-metaquery` checkpoint; do not write to it."""
+    from unipic2_edge.training.init import init_checkpoint
+
+    return made_once("tiny-metaquery", lambda folder: init_checkpoint("tiny-metaquery", folder))
+
+
+@pytest.fixture(scope="session")
+def metaquery_bundle(made_once: MadeOnce, metaquery_checkpoint: Path) -> Path:
+    """The folder of its fp32 bundle, not built; do not write to it."""
+    from unipic2_edge.export.builtin_recipes import find_recipe
+    from unipic2_edge.export.bundle_writer import write_bundle
+    from unipic2_edge.training.metaquery import open_checkpoint
+
+    return made_once(
+        "metaquery-bundle",
+        lambda folder: write_bundle(open_checkpoint(metaquery_checkpoint), folder, find_recipe("fp32")),
+    )

@@ -47,7 +47,7 @@ def test_it_says_what_it_wrote(tiny_checkpoint: Path, tmp_path: Path, capsys: py
         (["empty", "bundle"], "is not a checkpoint"),
         (["{checkpoint}", "full"], "exists already and is not empty"),
         (["{checkpoint}", "bundle", "--recipe", "fp3"], "there is no export recipe 'fp3'"),
-        (["{checkpoint}", "bundle", "--components", "denoiser,eyes"], "there is no component 'eyes'"),
+        (["{checkpoint}", "bundle", "--components", "denoiser,eyes"], "a kontext checkpoint has no component 'eyes'"),
         (["{checkpoint}", "bundle", "--precision", "fp13"], "there is no precision 'fp13'"),
         (["{checkpoint}", "bundle", "--recipe", "auto"], "--recipe auto and --budget go together"),
         (["{checkpoint}", "bundle", "--recipe", "auto", "--budget", "much"], "'much' is no budget"),

@@ -211,7 +211,7 @@ def test_ctrl_c_is_one_mistake_less(run: Any, folder: Path, monkeypatch: pytest.
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("unipic2_edge.runtime.pipeline.euler_step", interrupted)
+    monkeypatch.setattr("unipic2_edge.runtime.painting.euler_step", interrupted)
     code, out, err = run("generate", folder, PROMPT, "-o", "o.png", "--json")
     assert code == 1 and _files() == [] and "stopped by the user" in err[0]
     assert json.loads(out[-1])["ok"] is False

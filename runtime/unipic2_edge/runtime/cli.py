@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "targets": ("unipic2_edge.engines.commands", "list what a bundle can be built for"),
     "generate": ("unipic2_edge.runtime.commands", "make pictures from a prompt"),
     "edit": ("unipic2_edge.runtime.commands", "change a picture as told"),
+    "describe": ("unipic2_edge.runtime.commands", "say in words what a picture shows, or answer a question about it"),
     "batch": ("unipic2_edge.runtime.commands", "make a file of prompts into pictures, on one machine or a cluster"),
     "serve": ("unipic2_edge.runtime.serve.commands", "serve a bundle to browsers and OpenAI clients on this machine"),
     "inspect": (

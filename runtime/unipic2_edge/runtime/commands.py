@@ -1,4 +1,4 @@
-"""The runtime's commands: `generate`, `edit`, `batch`, `inspect`, `doctor`."""
+"""The runtime's commands: `generate`, `edit`, `describe`, `batch`, `inspect`, `doctor`."""
 
 from __future__ import annotations
 
@@ -57,6 +57,29 @@ def edit(arguments: argparse.Namespace) -> Outcome:
     return edit_pictures(arguments)
 
 
+def describe_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `describe`."""
+    parser.add_argument("bundle", metavar="BUNDLE", type=Path)
+    parser.add_argument("image", metavar="IMAGE", help="PNG, JPEG or WebP; - for a question without a picture")
+    parser.add_argument("question", metavar="QUESTION", nargs="?", default="", help="default: describe the picture")
+    parser.add_argument("--max-tokens", type=int, default=256, metavar="N", help="of the answer (default: 256)")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default): the likeliest words")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="draw among the likeliest tokens")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of what is drawn (default: 0)")
+    _device_arguments(parser)
+
+
+def describe(arguments: argparse.Namespace) -> Outcome:
+    """Answer in words, which are printed as they come.
+
+    Raises:
+        UserError: see `Pipeline.describe`.
+    """
+    from .pictures import describe_picture
+
+    return describe_picture(arguments)
+
+
 def batch_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `batch`."""
     parser.add_argument("bundle", metavar="BUNDLE", type=Path)
@@ -113,11 +136,15 @@ def _picture_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--negative", metavar="TEXT", help="what to lead away from")
     parser.add_argument("--seed", type=int, metavar="S", help="default: a random one, which is reported")
     parser.add_argument("-n", "--count", type=int, default=1, metavar="COUNT", help="OUT-1.png, OUT-2.png, …")
+    parser.add_argument("--force", action="store_true", help="replace a picture that is there already")
+    _device_arguments(parser)
+
+
+def _device_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, gpu, gpu:1, cuda")
     parser.add_argument("--memory", metavar="8GB", help="of the GPU, that may be used (default: what is free)")
     parser.add_argument("--fallback", action="store_true", help="use the processor when no engine fits the GPU")
     parser.add_argument("--threads", type=int, metavar="K", help="CPU threads (default: one per core)")
-    parser.add_argument("--force", action="store_true", help="replace a picture that is there already")
 
 
 def inspect_arguments(parser: argparse.ArgumentParser) -> None:

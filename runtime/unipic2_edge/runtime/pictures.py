@@ -1,4 +1,4 @@
-"""The work of `generate` and `edit`: check what can be checked, run the pipeline, write the pictures."""
+"""The work of `generate`, `edit` and `describe`: check what can be checked, run the pipeline, hand the result over."""
 
 from __future__ import annotations
 
@@ -46,11 +46,38 @@ def edit_pictures(arguments: argparse.Namespace) -> Outcome:
     )
 
 
+def describe_picture(arguments: argparse.Namespace) -> Outcome:
+    """`describe`: the answer, printed word by word unless it is asked for as JSON."""
+    pipeline = _load(arguments)
+    answer = pipeline.describe(
+        None if arguments.image == "-" else arguments.image,
+        arguments.question,
+        max_new_tokens=arguments.max_tokens,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+    )
+    for piece in answer:
+        if not arguments.json:
+            print(piece, end="", flush=True)
+    result: dict[str, object] = {
+        "text": answer.text,
+        "finish_reason": answer.finish_reason,
+        "prompt_tokens": answer.prompt_tokens,
+        "tokens": answer.tokens,
+        "seconds_to_first": answer.seconds_to_first,
+        "seconds": answer.seconds,
+    }
+    return Outcome(result, [])  # the words are out; what is printed last ends their line
+
+
+def _load(arguments: argparse.Namespace) -> Pipeline:
+    return Pipeline.load(arguments.bundle, arguments.device, arguments.threads, arguments.memory, arguments.fallback)
+
+
 def _make(arguments: argparse.Namespace, task: Task, work: Callable[[Pipeline, dict[str, Any]], Result]) -> Outcome:
     paths = _outputs(arguments.output, arguments.count, arguments.force)
-    pipeline = Pipeline.load(
-        arguments.bundle, arguments.device, arguments.threads, arguments.memory, arguments.fallback
-    )
+    pipeline = _load(arguments)
     steps = arguments.steps or task_defaults(pipeline.manifest, task).num_inference_steps
     with progress(steps, "step", arguments) as advance:
 

@@ -199,6 +199,7 @@ class Pipeline:
         image: Picture | Sequence[Picture] | None = None,
         question: str = "",
         *,
+        system: str | None = None,
         max_new_tokens: int = 256,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -211,6 +212,7 @@ class Pipeline:
         Args:
             image: what the question is about: a picture, several, or none.
             question: without one the picture is described.
+            system: the system prompt, in place of the chat template's own; empty for none.
             max_new_tokens: of the answer, at most.
             temperature: 0 always takes the likeliest token.
             top_p: draw among the fewest tokens that have this probability together.
@@ -229,7 +231,7 @@ class Pipeline:
             temperature=temperature, top_p=top_p, top_k=top_k, repetition_penalty=repetition_penalty, seed=seed
         )
         pictures = () if image is None else (image,) if isinstance(image, Picture) else tuple(image)
-        answer = self._qwen.answer(question, pictures, sampling, max_new_tokens)
+        answer = self._qwen.answer(question, pictures, sampling, max_new_tokens, system)
         self.sessions.open_ahead(self._qwen.graphs(seeing=bool(pictures)))
         return answer
 

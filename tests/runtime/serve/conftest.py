@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
+from unipic2_edge.runtime.answer import Answer, FinishReason
 from unipic2_edge.runtime.bundle import Bundle, Manifest
 from unipic2_edge.runtime.pipeline import Pipeline
 from unipic2_edge.runtime.result import Result
@@ -57,6 +58,20 @@ class FakePipeline:
     def edit(self, image: Sequence[Image.Image], instruction: Sequence[str], **options: Any) -> Result:
         assert len(image) == len(instruction)
         return self._make("edit", instruction, options)
+
+    def describe(self, image: Sequence[Image.Image], question: str, **options: Any) -> Answer:
+        self.hold.wait()
+        if self.faults:
+            raise self.faults.pop(0)
+        words = [f"{len(image)} ", "pictures ", "seen"][: options["max_new_tokens"]]
+
+        def tokens() -> Generator[int, None, FinishReason]:
+            for number in range(len(words)):
+                time.sleep(self.step_seconds)
+                yield number
+            return "stop"
+
+        return Answer(tokens(), words.__getitem__, 7)
 
     def decode(self, latents: Any) -> list[Image.Image]:
         return [Image.new("RGB", (8, 8), "gray") for _ in latents]

@@ -62,20 +62,30 @@ class Chat:
         """
         return self._turn(instruction, instruction, pictures, "", room)
 
-    def question(self, question: str = "", pictures: Sequence[int] = (), room: int = 0) -> Ids:
+    def question(
+        self, question: str = "", pictures: Sequence[int] = (), room: int = 0, system: str | None = None
+    ) -> Ids:
         """The turn that asks in words, about pictures or without one; without words it asks for a description.
+
+        Args:
+            question: the words.
+            pictures: how many tokens each has.
+            room: as in `generation`.
+            system: said before, in place of the template's own; empty for nothing.
 
         Raises:
             RequestError: the turn does not fit the context, holds the image pad, or neither words nor a picture.
         """
         if not question and not pictures:
             raise RequestError("there is neither a question nor a picture", "give one of them")
-        words = question or self.settings.describe
-        return self._turn(words, words, pictures, self.settings.answer_system, room)
+        words, before = question or self.settings.describe, self.settings.answer_system
+        if system is not None:
+            before = self.settings.system_start + system + self.settings.turn_end if system else ""
+        return self._turn(words + (system or ""), words, pictures, before, room)
 
-    def _turn(self, words: str, content: str, pictures: Sequence[int], system: str, room: int) -> Ids:
+    def _turn(self, given: str, content: str, pictures: Sequence[int], system: str, room: int) -> Ids:
         chat = self.settings
-        if chat.image_pad in words:
+        if chat.image_pad in given:
             raise RequestError(f"the prompt contains {chat.image_pad}, which stands for a picture", "leave it out")
         start = system + chat.user_start + chat.picture * len(pictures)
         ids = self._encode(start + content + chat.turn_end + chat.assistant_start)

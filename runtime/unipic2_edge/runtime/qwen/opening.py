@@ -42,7 +42,12 @@ class Qwen:
     conditioner: QueryConditioner
 
     def answer(
-        self, question: str, pictures: Sequence[Picture], sampling: SamplingSettings, max_new_tokens: int
+        self,
+        question: str,
+        pictures: Sequence[Picture],
+        sampling: SamplingSettings,
+        max_new_tokens: int,
+        system: str | None = None,
     ) -> Answer:
         """Answer a question about pictures, or without one; nothing is computed before the first piece is asked for.
 
@@ -52,7 +57,7 @@ class Qwen:
         """
         seen = tuple(see(picture, self.settings.vision) for picture in pictures)
         tokens = [count_tokens(picture.grid, self.settings.vision) for picture in seen]
-        sequence = TokenSequence(self.chat.question(question, tokens, room=1), seen)
+        sequence = TokenSequence(self.chat.question(question, tokens, 1, system), seen)
         made = answer_tokens(self.reader, sequence, Sampler(sampling), max_new_tokens)
         return Answer(made, Words(self.tokenizer).add, len(sequence.ids))
 

@@ -80,6 +80,7 @@ class ChatSettings(Record, frozen=True):
     image_pad_id: int
     stop_ids: tuple[int, ...]
     context: int
+    system_start: str = "<|im_start|>system\n"
     user_start: str = "<|im_start|>user\n"
     picture: str = "<|vision_start|><|image_pad|><|vision_end|>"
     image_pad: str = "<|image_pad|>"

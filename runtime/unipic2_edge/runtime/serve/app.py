@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from .endpoints import ENDPOINTS, PAGE, Handler, openapi
+from .endpoints import CHAT, ENDPOINTS, PAGE, Handler, openapi
 from .guard import LOOPBACK, App, Guard
 from .images_api import json_answer
 from .problems import ApiError
@@ -47,7 +47,12 @@ def make_app(state: State, hosts: tuple[str, ...] = LOOPBACK, key: str | None = 
 
 
 def _routes(state: State, jobs: bool) -> list[Route]:
-    endpoints = [endpoint for endpoint in ENDPOINTS if jobs or not endpoint.path.startswith("/v1/jobs")]
+    offered = {CHAT: state.manifest.query is not None}
+    endpoints = [
+        endpoint
+        for endpoint in ENDPOINTS
+        if offered.get(endpoint.path, jobs or not endpoint.path.startswith("/v1/jobs"))
+    ]
     document = openapi(state.manifest.name, endpoints)
 
     async def describe(request: Request) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from typing import Any
 
 from .jobs import Job
 from .problems import ApiError, too_late
@@ -19,14 +20,14 @@ class Backlog:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[Job[Any]] = deque()
         self._changed = threading.Condition()
         self._closed = False
 
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def put(self, job: Job, retry_after: int = 1) -> None:
+    def put(self, job: Job[Any], retry_after: int = 1) -> None:
         """Let a job wait.
 
         Raises:
@@ -41,7 +42,7 @@ class Backlog:
             self._jobs.append(job)
             self._changed.notify()
 
-    def take(self, pictures: int) -> list[Job] | None:
+    def take(self, pictures: int) -> list[Job[Any]] | None:
         """The job that waits longest, and others of its shape up to so many pictures; waits for one.
 
         Returns:
@@ -56,7 +57,7 @@ class Backlog:
                     return None
                 self._changed.wait(1.0)  # so that deadlines are seen
 
-    def position(self, job: Job) -> int | None:
+    def position(self, job: Job[Any]) -> int | None:
         """How many jobs are before it; None when it does not wait."""
         with self._changed:
             for index, other in enumerate(self._jobs):
@@ -70,14 +71,14 @@ class Backlog:
             self._closed = True
             self._changed.notify_all()
 
-    def _batch(self, pictures: int) -> list[Job]:
+    def _batch(self, pictures: int) -> list[Job[Any]]:
         first = self._jobs.popleft()
-        batch, count = [first], len(first.work.seeds)
+        batch, count = [first], first.work.count
         for job in list(self._jobs):
-            if job.work.shape == first.work.shape and count + len(job.work.seeds) <= pictures:
+            if job.work.shape == first.work.shape and count + job.work.count <= pictures:
                 self._jobs.remove(job)
                 batch.append(job)
-                count += len(job.work.seeds)
+                count += job.work.count
         return batch
 
     def _drop_unwanted(self) -> None:

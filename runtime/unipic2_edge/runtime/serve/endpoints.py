@@ -9,7 +9,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from . import images_api, jobs_api, service_api
+from . import chat_api, images_api, jobs_api, service_api
+from .chat_messages import ChatAnswer, ChatRequest
 from .messages import (
     EditRequest,
     ErrorAnswer,
@@ -39,10 +40,12 @@ class Endpoint:
     errors: tuple[int, ...] = ()
 
 
+CHAT = "/v1/chat/completions"  # for bundles with a language model
 _WORK = (400, 404, 408, 413, 429, 503)
 ENDPOINTS = (
     Endpoint("POST", "/v1/images/generations", images_api.generations, ImageAnswer, ImageRequest, errors=_WORK),
     Endpoint("POST", "/v1/images/edits", images_api.edits, ImageAnswer, EditRequest, errors=_WORK),
+    Endpoint("POST", CHAT, chat_api.completions, ChatAnswer, ChatRequest, errors=_WORK),
     Endpoint("POST", "/v1/jobs/generations", jobs_api.start_generation, JobAnswer, ImageRequest, 202, _WORK),
     Endpoint("POST", "/v1/jobs/edits", jobs_api.start_edit, JobAnswer, EditRequest, 202, _WORK),
     Endpoint("GET", "/v1/jobs", jobs_api.list_jobs, JobList),

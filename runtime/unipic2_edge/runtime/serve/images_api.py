@@ -6,6 +6,7 @@ import asyncio
 import base64
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -46,7 +47,7 @@ async def _answer(request: Request, state: State, asked: ImageRequest, work: Wor
     if asked.stream:
         return StreamingResponse(_events(state, job, updates, bool(asked.progress)), media_type="text/event-stream")
     try:
-        await _finished(request, job, updates)
+        await finished(request, job, updates)
     finally:
         job.cancel()  # nothing when it is over; else the client went away
         state.jobs.drop(job)
@@ -55,7 +56,7 @@ async def _answer(request: Request, state: State, asked: ImageRequest, work: Wor
     return json_answer(_image_answer(job, asked.response_format == "url"))
 
 
-async def _finished(request: Request, job: Job, updates: asyncio.Queue[Update]) -> None:
+async def finished(request: Request, job: Job[Any], updates: asyncio.Queue[Update]) -> None:
     """Wait for the job, or for the client to hang up."""
     gone = asyncio.ensure_future(_disconnected(request))
     try:
@@ -74,7 +75,7 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-async def _events(state: State, job: Job, updates: asyncio.Queue[Update], progress: bool) -> AsyncIterator[bytes]:
+async def _events(state: State, job: Job[Work], updates: asyncio.Queue[Update], progress: bool) -> AsyncIterator[bytes]:
     """Server-sent events: previews and pictures, and every step where it was asked for."""
     name = _STREAMED[job.work.task]
     try:
@@ -101,7 +102,7 @@ def _event(event: ImageEvent) -> bytes:
     return b"event: " + event.type.encode() + b"\ndata: " + msgspec.json.encode(event) + b"\n\n"
 
 
-def _progress(state: State, job: Job, name: str) -> ImageEvent:
+def _progress(state: State, job: Job[Work], name: str) -> ImageEvent:
     return ImageEvent(
         type=f"{name}.progress",
         created_at=int(time.time()),
@@ -112,7 +113,7 @@ def _progress(state: State, job: Job, name: str) -> ImageEvent:
 
 
 def _picture_event(
-    job: Job, kind: str, picture: bytes, index: int | None = None, seed: int | None = None
+    job: Job[Work], kind: str, picture: bytes, index: int | None = None, seed: int | None = None
 ) -> ImageEvent:
     return ImageEvent(
         type=kind,
@@ -125,7 +126,7 @@ def _picture_event(
     )
 
 
-def _image_answer(job: Job, as_url: bool) -> ImageAnswer:
+def _image_answer(job: Job[Work], as_url: bool) -> ImageAnswer:
     work = job.work
     data = [
         ImageData(

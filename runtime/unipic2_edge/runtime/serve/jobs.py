@@ -7,12 +7,31 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
 
 from PIL import Image
 
+from ..answer import Answer
 from ..settings import Task
 from .messages import Format, State
 from .problems import ApiError, cancelled
+
+
+class Wish(Protocol):
+    """What a job is about: pictures (`Work`) or words (`Talk`)."""
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """Wishes of the same shape can be met in one batch."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """How much of a batch it takes."""
+        ...
+
+
+_Wish = TypeVar("_Wish", bound=Wish)
 
 
 @dataclass(frozen=True)
@@ -40,6 +59,11 @@ class Work:
         """Works of the same shape can be done in one batch."""
         return self.task, self.width, self.height, self.steps, self.guidance
 
+    @property
+    def count(self) -> int:
+        """The number of pictures."""
+        return len(self.seeds)
+
     def preview_at(self, step: int) -> int | None:
         """The number of the preview that is due after a step (from 1), spread evenly; None when there is none."""
         for index in range(self.partial_images):
@@ -49,16 +73,40 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Talk:
+    """An answer in words, checked; answers are given one after another."""
+
+    question: str
+    pictures: tuple[Image.Image, ...] = ()
+    system: str | None = None
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """Like no other's."""
+        return "describe", id(self)
+
+    @property
+    def count(self) -> int:
+        """It has the device alone."""
+        return 1
+
+
+@dataclass(frozen=True)
 class Update:
-    """Something that happened to a job: "step", "partial" (with a picture) or "finished"."""
+    """Something that happened to a job: "step", "partial" (with a picture), "words" (with text) or "finished"."""
 
     kind: str
     picture: bytes | None = None
     index: int = 0
+    text: str = ""
 
 
 @dataclass
-class Job:
+class Job(Generic[_Wish]):
     """One request's work and where it stands.
 
     Attributes:
@@ -67,7 +115,7 @@ class Job:
         listener: called from any thread with what happens.
     """
 
-    work: Work
+    work: _Wish
     deadline: float
     listener: Callable[[Update], None] = lambda update: None
     id: str = field(default_factory=lambda: f"job-{secrets.token_hex(12)}")
@@ -75,6 +123,7 @@ class Job:
     state: State = "queued"
     step: int = 0
     pictures: tuple[bytes, ...] = ()
+    answer: Answer | None = None
     problem: ApiError | None = None
     started: float | None = None  # by time.monotonic
     ended: float | None = None  # by time.monotonic
@@ -112,6 +161,10 @@ class Job:
         """A preview was made."""
         self.listener(Update("partial", picture, index))
 
+    def say(self, text: str) -> None:
+        """Some words of the answer are there."""
+        self.listener(Update("words", text=text))
+
     def succeed(self, pictures: tuple[bytes, ...]) -> None:
         """The pictures are there."""
         self._end("succeeded", pictures, None)
@@ -143,16 +196,16 @@ class JobTable:
 
     def __init__(self, kept_seconds: float, kept_jobs: int) -> None:
         self._kept_seconds, self._kept_jobs = kept_seconds, kept_jobs
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, Job[Work]] = {}
         self._lock = threading.Lock()
 
-    def add(self, job: Job) -> None:
+    def add(self, job: Job[Work]) -> None:
         """Remember a job."""
         with self._lock:
             self._forget()
             self._jobs[job.id] = job
 
-    def get(self, name: str) -> Job:
+    def get(self, name: str) -> Job[Work]:
         """A job by its id.
 
         Raises:
@@ -164,12 +217,12 @@ class JobTable:
                 raise ApiError(404, "no_such_job", f"there is no job {name[:60]!r}; finished ones are forgotten", "id")
             return self._jobs[name]
 
-    def drop(self, job: Job) -> None:
+    def drop(self, job: Job[Any]) -> None:
         """Forget a job at once."""
         with self._lock:
             self._jobs.pop(job.id, None)
 
-    def all(self) -> list[Job]:
+    def all(self) -> list[Job[Work]]:
         """Every job that is known, the oldest first."""
         with self._lock:
             self._forget()

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from .encoding import media_type
 from .images_api import json_answer
-from .jobs import Job
+from .jobs import Job, Work
 from .messages import ErrorBody, JobAnswer, JobList
 from .problems import ApiError
 from .reading import make_work, read_edit, read_generation
@@ -60,7 +60,7 @@ def _state(request: Request) -> State:
     return state
 
 
-def _answer(state: State, job: Job) -> JobAnswer:
+def _answer(state: State, job: Job[Work]) -> JobAnswer:
     eta, problem = state.eta(job), job.problem
     return JobAnswer(
         id=job.id,

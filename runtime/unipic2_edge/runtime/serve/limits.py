@@ -15,6 +15,7 @@ class Limits:
         prompt_characters: of a prompt, and of a negative prompt.
         steps: of the sampler.
         pictures: of one request.
+        tokens: of an answer in words.
         waiting: jobs in the queue; the next one is refused.
         batch: pictures that are made together, at most.
         seconds: from a request's arrival to its pictures; afterwards it is given up.
@@ -28,6 +29,7 @@ class Limits:
     prompt_characters: int = 4_000
     steps: int = 100
     pictures: int = 10
+    tokens: int = 1024
     waiting: int = 64
     batch: int = 4
     seconds: float = 300.0

@@ -27,6 +27,7 @@ class Metrics:
         Gauge("unipic2_queue_depth", "jobs that wait", registry=self.registry).set_function(waiting)
         Gauge("unipic2_peak_memory_bytes", "of this process", registry=self.registry).set_function(_peak_memory)
         self.pictures = Counter("unipic2_pictures", "pictures made", ["task"], registry=self.registry)
+        self.tokens = Counter("unipic2_answer_tokens", "of answers in words", registry=self.registry)
         self.stages = Histogram(
             "unipic2_stage_seconds", "of a batch", ["task", "stage"], buckets=_SECONDS, registry=self.registry
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import DeviceLostError, ImageError, MemoryRanOutError, RequestError, UserError, WorkError
+from ..errors import DeviceLostError, ImageError, MemoryRanOutError, RequestError, UserError
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
@@ -44,11 +44,10 @@ def problem_of(error: UserError) -> ApiError:
     return ApiError(500, "internal_error", "the server failed; its log has more")
 
 
-#: The first that fits counts. A WorkError may name files of the server, and is not shown.
+#: The first that fits counts. Any other error may name files of the server, and is not shown.
 _KNOWN: tuple[tuple[type[UserError], int, str], ...] = (
     (MemoryRanOutError, 503, "out_of_memory"),
     (DeviceLostError, 503, "device_lost"),
-    (WorkError, 500, "internal_error"),
     (ImageError, 400, "invalid_image"),
     (RequestError, 400, "invalid_request"),
 )

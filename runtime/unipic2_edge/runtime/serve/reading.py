@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,10 +18,10 @@ from ..request import Options, make_request, pick_edit_size, task_defaults
 from .encoding import from_data_uri
 from .jobs import Work
 from .limits import Limits
-from .messages import EditRequest, ImageRequest
+from .messages import EditRequest, ImageRequest, Message
 from .problems import ApiError, problem_of
 
-_Asked = TypeVar("_Asked", bound=ImageRequest)
+_Asked = TypeVar("_Asked", bound=Message)
 _PARTS = 64
 _COMPRESSION = 90
 
@@ -30,7 +32,7 @@ async def read_generation(request: Request) -> ImageRequest:
     Raises:
         ApiError: not JSON, or a field that is unknown or wrong; the message names it.
     """
-    return _decoded(await request.body(), ImageRequest)
+    return decoded(await request.body(), ImageRequest)
 
 
 async def read_edit(request: Request) -> tuple[EditRequest, Image.Image]:
@@ -40,9 +42,9 @@ async def read_edit(request: Request) -> tuple[EditRequest, Image.Image]:
         ApiError: as `read_generation`; no picture, more than one, or one that cannot be read.
     """
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        asked = _decoded(await request.body(), EditRequest)
+        asked = decoded(await request.body(), EditRequest)
         texts = [asked.image] if isinstance(asked.image, str) else asked.image
-        return asked, _one([_opened(lambda text=text: from_data_uri(text)) for text in texts[:2]])
+        return asked, _one([opened(partial(from_data_uri, text)) for text in texts[:2]])
     return await _read_form(request)
 
 
@@ -55,7 +57,7 @@ async def _read_form(request: Request) -> tuple[EditRequest, Image.Image]:
                 fields[name] = value
             elif name in ("image", "image[]"):
                 data = await value.read()
-                pictures.append(_opened(lambda data=data: open_bytes(data, "the picture")))
+                pictures.append(opened(partial(open_bytes, data, "the picture")))
             else:
                 raise ApiError(400, "unknown_field", f"the file {name!r} is not used here", name)
     try:
@@ -65,7 +67,12 @@ async def _read_form(request: Request) -> tuple[EditRequest, Image.Image]:
     return asked, _one(pictures)
 
 
-def _decoded(body: bytes, kind: type[_Asked]) -> _Asked:
+def decoded(body: bytes, kind: type[_Asked]) -> _Asked:
+    """A JSON body.
+
+    Raises:
+        ApiError: not JSON, or a field that is unknown or wrong; the message names it.
+    """
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
@@ -81,12 +88,16 @@ def _invalid(error: msgspec.ValidationError) -> ApiError:
     return ApiError(400, "unknown_field" if name else "invalid_field", text, name or path)
 
 
-def _opened(open_one: Any) -> Image.Image:
+def opened(open_one: Callable[[], Image.Image]) -> Image.Image:
+    """A picture of a request.
+
+    Raises:
+        ApiError: it cannot be read.
+    """
     try:
-        picture: Image.Image = open_one()
+        return open_one()
     except UserError as error:
         raise ApiError(400, "invalid_image", str(error), "image") from None
-    return picture
 
 
 def _one(pictures: list[Image.Image]) -> Image.Image:
@@ -146,9 +157,25 @@ def _check_limits(asked: ImageRequest, manifest: Manifest, limits: Limits) -> No
         ("num_inference_steps", asked.num_inference_steps or 0, limits.steps),
         ("n", asked.n or 1, limits.pictures),
     ):
-        if value > most:
-            raise ApiError(400, "too_much", f"{name}: {value} is more than {most}, which this server allows", name)
-    if asked.model not in (None, "", manifest.name):
-        raise ApiError(
-            404, "model_not_found", f"there is no model {asked.model[:60]!r}; it is {manifest.name}", "model"
-        )
+        check_limit(name, value, most)
+    check_model(asked.model, manifest)
+
+
+def check_limit(name: str, value: int, most: int) -> None:
+    """Refuse what is beyond a limit of the server.
+
+    Raises:
+        ApiError: it names the field and the limit.
+    """
+    if value > most:
+        raise ApiError(400, "too_much", f"{name}: {value} is more than {most}, which this server allows", name)
+
+
+def check_model(name: str | None, manifest: Manifest) -> None:
+    """Refuse another model than the bundle.
+
+    Raises:
+        ApiError: there is no model of that name.
+    """
+    if name not in (None, "", manifest.name):
+        raise ApiError(404, "model_not_found", f"there is no model {name[:60]!r}; it is {manifest.name}", "model")

@@ -47,7 +47,7 @@ def _model(state: State) -> Model:
         id=manifest.name,
         created=state.created,
         recipe=manifest.recipe,
-        tasks=sorted(manifest.defaults),
+        tasks=sorted([*manifest.defaults, *(["describe"] if manifest.query is not None else [])]),
         sizes=sizes,
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ..bundle import Manifest
 from .backlog import Backlog
-from .jobs import Job, JobTable, Update, Work
+from .jobs import Job, JobTable, Talk, Update, Work
 from .limits import Limits
 from .metrics import Metrics
 from .problems import stopping
@@ -45,20 +45,34 @@ class State:
         """Whether requests are taken and there is a device for them."""
         return not self.draining and self.worker.ready
 
-    def submit(self, work: Work, listener: Callable[[Update], None] = lambda update: None) -> Job:
-        """Let a work wait for the device.
+    def submit(self, work: Work, listener: Callable[[Update], None] = lambda update: None) -> Job[Work]:
+        """Let a work wait for the device; its job can be asked for from then on.
 
         Raises:
             ApiError: the queue is full, or the server stops.
         """
         if self.draining:
             raise stopping()
-        job = Job(work, time.monotonic() + self.limits.seconds, lambda update: self._note(job, update, listener))
+        job: Job[Work] = Job(
+            work, time.monotonic() + self.limits.seconds, lambda update: self._note(job, update, listener)
+        )
         self.backlog.put(job, max(1, round(self._expected(len(self.backlog), work))))
         self.jobs.add(job)
         return job
 
-    def eta(self, job: Job) -> float | None:
+    def ask(self, talk: Talk, listener: Callable[[Update], None]) -> Job[Talk]:
+        """Let a question wait for the device.
+
+        Raises:
+            ApiError: the queue is full, or the server stops.
+        """
+        if self.draining:
+            raise stopping()
+        job = Job(talk, time.monotonic() + self.limits.seconds, listener)
+        self.backlog.put(job)
+        return job
+
+    def eta(self, job: Job[Work]) -> float | None:
         """Seconds until a job is probably done; None when it is over or nothing is known yet."""
         if self.step_seconds is None or job.over:
             return None
@@ -69,7 +83,7 @@ class State:
     def _expected(self, before: int, work: Work) -> float:
         return (self.step_seconds or 0.0) * work.steps * (before + 1) / self.limits.batch
 
-    def _note(self, job: Job, update: Update, listener: Callable[[Update], None]) -> None:
+    def _note(self, job: Job[Work], update: Update, listener: Callable[[Update], None]) -> None:
         if update.kind == "finished" and job.state == "succeeded":
             mine = job.seconds / job.work.steps
             self.step_seconds = (

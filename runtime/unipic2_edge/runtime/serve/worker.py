@@ -11,11 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from ..answer import Answer
 from ..errors import DeviceLostError, MemoryRanOutError, UserError
 from ..result import Result
 from .backlog import Backlog
 from .encoding import encode
-from .jobs import Job
+from .jobs import Job, Talk, Work
 from .metrics import Metrics
 from .problems import ApiError, problem_of, stopping, too_late
 
@@ -36,6 +37,11 @@ class Pictures(Protocol):
     @property
     def edit(self) -> Callable[..., Result]:
         """Changed pictures."""
+        ...
+
+    @property
+    def describe(self) -> Callable[..., Answer]:
+        """Answers in words."""
         ...
 
     def decode(self, latents: Any) -> list[Image.Image]:
@@ -60,7 +66,7 @@ class Worker:
     def __init__(self, load: Callable[[], Pictures], backlog: Backlog, batch: int, metrics: Metrics) -> None:
         self._load, self._backlog, self._batch, self._metrics = load, backlog, batch, metrics
         self._pipeline: Pictures | None = None
-        self._current: list[Job] = []
+        self._current: list[Job[Any]] = []
         self._lost = False
         self._stopped = threading.Event()
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encode")  # one, so that previews come in order
@@ -102,7 +108,7 @@ class Worker:
                 self._serve(started)
                 self._current = []
 
-    def _serve(self, batch: list[Job], freed: bool = False) -> None:
+    def _serve(self, batch: list[Job[Any]], freed: bool = False) -> None:
         """Make a batch; a smaller one when memory runs out, one by one when one of them was wrong."""
         try:
             self._make(batch)
@@ -125,7 +131,7 @@ class Worker:
             self._metrics.faults.labels("unexpected").inc()
             _fail(batch, ApiError(500, "internal_error", "the server failed; its log has more"))
 
-    def _smaller(self, batch: list[Job], error: MemoryRanOutError, freed: bool) -> None:
+    def _smaller(self, batch: list[Job[Any]], error: MemoryRanOutError, freed: bool) -> None:
         """Half of it at a time; a single job once more with all memory given back before."""
         half = len(batch) // 2
         if half:
@@ -153,10 +159,36 @@ class Worker:
         logger.error("the device is lost")
         self._lost = True
 
-    def _make(self, batch: list[Job]) -> None:
-        pipeline, first = self._pipeline, batch[0].work
-        if pipeline is None:
+    def _make(self, batch: list[Job[Any]]) -> None:
+        if self._pipeline is None:
             raise DeviceLostError("there is no device", "restart the server")
+        if isinstance(batch[0].work, Talk):
+            self._talk(self._pipeline, batch[0])
+        else:
+            self._paint(self._pipeline, batch)
+
+    def _talk(self, pipeline: Pictures, job: Job[Talk]) -> None:
+        """An answer, word by word, as long as somebody listens."""
+        talk = job.work
+        job.answer = pipeline.describe(
+            list(talk.pictures),
+            talk.question,
+            system=talk.system,
+            max_new_tokens=talk.max_tokens,
+            temperature=talk.temperature,
+            top_p=talk.top_p,
+            seed=talk.seed,
+        )
+        for piece in job.answer:
+            job.say(piece)
+            if self._stopped.is_set() or job.unwanted:
+                job.fail(stopping() if self._stopped.is_set() else too_late())
+                return
+        self._metrics.tokens.inc(job.answer.tokens)
+        job.succeed(())
+
+    def _paint(self, pipeline: Pictures, batch: list[Job[Work]]) -> None:
+        first = batch[0].work
         wanted = [(job, seed) for job in batch for seed in job.work.seeds]
         options: dict[str, Any] = {
             "negative_prompt": [job.work.negative_prompt for job, _ in wanted],
@@ -176,7 +208,7 @@ class Worker:
         self._metrics.observe(first.task, result)
         self._hand_out(batch, result)
 
-    def _follow(self, batch: list[Job]) -> Callable[[Any, int, float, dict[str, Any]], None]:
+    def _follow(self, batch: list[Job[Any]]) -> Callable[[Any, int, float, dict[str, Any]], None]:
         """Tell the jobs of every step, and stop when nobody waits any more."""
         starts = np.cumsum([0, *(len(job.work.seeds) for job in batch)])
 
@@ -191,13 +223,13 @@ class Worker:
 
         return after_step
 
-    def _preview(self, pipeline: Pictures, job: Job, latents: Any, index: int) -> None:
+    def _preview(self, pipeline: Pictures, job: Job[Any], latents: Any, index: int) -> None:
         """The first picture as the model sees it now."""
         picture = pipeline.decode(latents)[0]
         work = job.work
         self._encoder.submit(lambda: job.preview(encode(picture, work.output_format, work.compression, None), index))
 
-    def _hand_out(self, batch: list[Job], result: Result) -> None:
+    def _hand_out(self, batch: list[Job[Any]], result: Result) -> None:
         """Encode beside the next batch: the device does not wait for it."""
         start, whole = 0, result.steps_done == batch[0].work.steps
         for job in batch:
@@ -209,7 +241,7 @@ class Worker:
             start = end
 
 
-def _finish(job: Job, result: Result, rows: slice) -> None:
+def _finish(job: Job[Any], result: Result, rows: slice) -> None:
     work = job.work
     try:
         job.succeed(
@@ -223,6 +255,6 @@ def _finish(job: Job, result: Result, rows: slice) -> None:
         job.fail(ApiError(500, "internal_error", "the server failed; its log has more"))
 
 
-def _fail(batch: Sequence[Job], problem: ApiError) -> None:
+def _fail(batch: Sequence[Job[Any]], problem: ApiError) -> None:
     for job in batch:
         job.fail(problem)
