@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.errors import RequestError
@@ -21,21 +22,27 @@ from .quality import (
     reconstruction_quality,
     score_lines,
     score_record,
+    understanding_quality,
 )
 from .results import Report
 
+if TYPE_CHECKING:
+    from unipic2_edge.training.checkpoint import Checkpoint
+
 
 def bench_quality(arguments: argparse.Namespace) -> Report:
-    """Scores of the autoencoder, of both tasks, and of generation on held-out combinations, with 95 % intervals."""
+    """Scores of the autoencoder, of all tasks, and of generation on held-out combinations, with 95 % intervals."""
     pipeline = Pipeline.load(arguments.bundle)
-    settings = _settings(pipeline, arguments)
-    with progress(3 * batches(settings.prompts), "batch", arguments) as advance:
+    settings, answers = _settings(pipeline, arguments), pipeline.manifest.query is not None
+    with progress((4 if answers else 3) * batches(settings.prompts), "batch", arguments) as advance:
         scores = {
             "reconstruction": reconstruction_quality(pipeline, settings),
             "generation": generation_quality(pipeline, settings, done=advance).score,
             "editing": editing_quality(pipeline, settings, done=advance).score,
             "held-out combinations": generation_quality(pipeline, settings, True, advance).score,
         }
+        if answers:
+            scores["understanding"] = understanding_quality(pipeline, settings, advance)
     lines = [line for name, score in scores.items() for line in score_lines(name, score)]
     results: dict[str, object] = {name: score_record(score) for name, score in scores.items()}
     return Report("quality", _record(arguments, pipeline, settings), results, lines)
@@ -46,20 +53,18 @@ def bench_compare(arguments: argparse.Namespace) -> Report:
     import psutil
     import torch
 
-    from unipic2_edge.training.checkpoint import Checkpoint
-    from unipic2_edge.training.pipeline import KontextPipeline
+    from unipic2_edge.training.metaquery import open_checkpoint
 
-    from .compare import compare
+    from .compare import compare, open_peer
 
-    checkpoint = Checkpoint.open(arguments.checkpoint)
+    checkpoint = open_checkpoint(arguments.checkpoint)
     threads = arguments.threads or psutil.cpu_count(logical=False) or 1
     pipeline = Pipeline.load(arguments.bundle, threads=threads)
-    if checkpoint.sha256() != pipeline.manifest.source.sha256:
-        raise RequestError(f"{arguments.bundle} was not made from {arguments.checkpoint}", "give its own checkpoint")
+    _check_source(pipeline, checkpoint, arguments)
     torch.set_num_threads(threads)
     settings = _settings(pipeline, arguments)
     with progress(2 * (settings.prompts + 1), "picture", arguments) as advance:
-        comparisons = compare(pipeline, KontextPipeline(checkpoint), settings, advance)
+        comparisons = compare(pipeline, open_peer(checkpoint), settings, advance)
     lines, results = [], {}
     for made in comparisons:
         results[made.task] = {
@@ -78,6 +83,33 @@ def bench_compare(arguments: argparse.Namespace) -> Report:
         )
     record = _record(arguments, pipeline, settings) | {"threads": threads, "pytorch": "eager, float32"}
     return Report("compare", record, dict(results), lines)
+
+
+def bench_words(arguments: argparse.Namespace) -> Report:
+    """A first and a second look at pictures, and answers, against PyTorch in the same run."""
+    import psutil
+    import torch
+
+    from unipic2_edge.training.metaquery import MetaqueryCheckpoint
+    from unipic2_edge.training.metaquery_pipeline import MetaqueryPipeline
+
+    from .words import measure_words, words_lines, words_record
+
+    checkpoint = MetaqueryCheckpoint.open(arguments.checkpoint)
+    threads = arguments.threads or psutil.cpu_count(logical=False) or 1
+    pipeline = Pipeline.load(arguments.bundle, threads=threads)
+    _check_source(pipeline, checkpoint, arguments)
+    torch.set_num_threads(threads)
+    settings = _settings(pipeline, arguments)
+    with progress(settings.prompts + 1, "picture", arguments) as advance:
+        measured = measure_words(pipeline, MetaqueryPipeline.load(checkpoint), settings, advance)
+    record = _record(arguments, pipeline, settings) | {"threads": threads, "pytorch": "eager, float32"}
+    return Report("words", record, words_record(measured), words_lines(measured))
+
+
+def _check_source(pipeline: Pipeline, checkpoint: Checkpoint, arguments: argparse.Namespace) -> None:
+    if checkpoint.sha256() != pipeline.manifest.source.sha256:
+        raise RequestError(f"{arguments.bundle} was not made from {arguments.checkpoint}", "give its own checkpoint")
 
 
 def bench_startup(arguments: argparse.Namespace) -> Report:

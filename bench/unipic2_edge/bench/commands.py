@@ -1,4 +1,4 @@
-"""bench's commands: `demo`, and `bench quality|compare|startup|step|serve|engines|memory|recipes`."""
+"""bench's commands: `demo`, and `bench quality|compare|words|startup|step|serve|engines|memory|recipes`."""
 
 from __future__ import annotations
 
@@ -38,6 +38,10 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
     compare.add_argument("--checkpoint", metavar="DIR", type=Path, required=True)
     compare.add_argument("--prompts", type=int, default=12, help="timed pictures of each task (default: 12)")
     compare.add_argument("--threads", type=int, metavar="K", help="CPU threads of both (default: one per core)")
+    words = kinds.add_parser("words", help="a first and a second look at a picture, and answers, against PyTorch")
+    words.add_argument("--checkpoint", metavar="DIR", type=Path, required=True)
+    words.add_argument("--prompts", type=int, default=12, help="pictures that are looked at (default: 12)")
+    words.add_argument("--threads", type=int, metavar="K", help="CPU threads of both (default: one per core)")
     startup = kinds.add_parser("startup", help="fresh processes: --help, import, first picture")
     startup.add_argument("--runs", type=int, default=7)
     engines = kinds.add_parser("engines", help="every graph compiled for every target, or why not")
@@ -71,13 +75,13 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
     serve.add_argument("--batch", type=int, default=4)
     serve.add_argument("--slow", type=int, default=200, metavar="N", help="clients that dawdle (default: 200)")
     serve.add_argument("--threads", type=int, metavar="K", help="CPU threads (default: one per core)")
-    for kind in (quality, compare, startup, step, serve, engines, memory, recipes):
+    for kind in (quality, compare, words, startup, step, serve, engines, memory, recipes):
         kind.add_argument("-o", "--output", metavar="REPORT.json", type=Path, help="write the report here as well")
         add_common_arguments(kind)
-    for kind in (quality, compare, startup, serve):
+    for kind in (quality, compare, words, startup, serve):
         kind.add_argument("bundle", metavar="BUNDLE", type=Path)
         kind.add_argument("--steps", type=int, metavar="N", help="default: the bundle's")
-    for kind in (quality, compare):
+    for kind in (quality, compare, words):
         kind.add_argument("--guidance", type=float, metavar="G", help="default: the bundle's")
         kind.add_argument("--seed", type=int, default=0)
 

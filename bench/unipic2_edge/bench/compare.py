@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unipic2_edge.runtime.pipeline import Pipeline
-from unipic2_edge.training.pipeline import KontextPipeline
+from unipic2_edge.training.checkpoint import Checkpoint
+from unipic2_edge.training.metaquery import MetaqueryCheckpoint
+from unipic2_edge.training.metaquery_pipeline import MetaqueryPipeline
+from unipic2_edge.training.pipeline import DenoisingPipeline, KontextPipeline
 from unipic2_edge.training.shapes.captions import evaluation_captions
 from unipic2_edge.training.shapes.edits import evaluation_edits
 from unipic2_edge.training.shapes.render import Picture, render
@@ -41,8 +44,19 @@ class Comparison:
     ratio: Spread
 
 
+def open_peer(checkpoint: Checkpoint) -> DenoisingPipeline:
+    """The plain PyTorch pipeline of a checkpoint's variant.
+
+    Raises:
+        CheckpointError: a part is missing or damaged.
+    """
+    if isinstance(checkpoint, MetaqueryCheckpoint):
+        return MetaqueryPipeline.load(checkpoint)
+    return KontextPipeline(checkpoint)
+
+
 def compare(
-    pipeline: Pipeline, peer: KontextPipeline, settings: Settings, done: Callable[[str], None] = lambda name: None
+    pipeline: Pipeline, peer: DenoisingPipeline, settings: Settings, done: Callable[[str], None] = lambda name: None
 ) -> list[Comparison]:
     """Run both pipelines on `settings.prompts` prompts of each task, one picture at a time, turn and turn about.
 
@@ -60,7 +74,7 @@ def compare(
 def _compare_task(
     task: str,
     pipeline: Pipeline,
-    peer: KontextPipeline,
+    peer: DenoisingPipeline,
     settings: Settings,
     prompts: list[str],
     sources: Sequence[Picture | None],
@@ -113,7 +127,7 @@ def _runtime(
 
 
 def _pytorch(
-    peer: KontextPipeline, prompt: str, source: Picture | None, noise: Floats, settings: Settings
+    peer: DenoisingPipeline, prompt: str, source: Picture | None, noise: Floats, settings: Settings
 ) -> tuple[Picture, Floats]:
     pictures, latents = peer(
         [prompt],

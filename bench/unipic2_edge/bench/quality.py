@@ -13,6 +13,7 @@ from unipic2_edge.runtime.images import to_array, to_pictures
 from unipic2_edge.runtime.pipeline import Pipeline
 from unipic2_edge.training.shapes.captions import Caption, evaluation_captions
 from unipic2_edge.training.shapes.edits import Edit, evaluation_edits
+from unipic2_edge.training.shapes.questions import evaluation_questions, score_answers
 from unipic2_edge.training.shapes.render import Picture, render
 from unipic2_edge.training.shapes.scene import Canvas
 from unipic2_edge.training.shapes.scores import Score, score, score_edits, score_generation, wilson
@@ -102,6 +103,19 @@ def editing_quality(pipeline: Pipeline, settings: Settings, done: Callable[[str]
         done(f"{len(pictures)} edited")
     scored, verdicts = score_edits(edits, sources, pictures)
     return Edited(edits, sources, pictures, verdicts, scored)
+
+
+def understanding_quality(
+    pipeline: Pipeline, settings: Settings, done: Callable[[str], None] = lambda name: None
+) -> Score:
+    """Ask a question about a picture for each prompt; right is the exact answer."""
+    questions = evaluation_questions(settings.prompts, settings.canvas, PROMPT_SEED)
+    answers: list[str] = []
+    for question in questions:
+        answers.append(pipeline.describe(Image.fromarray(render(question.scene)), question.text).text)
+        if len(answers) % _BATCH == 0 or len(answers) == len(questions):
+            done(f"{len(answers)} answered")
+    return score_answers(questions, answers)
 
 
 def reconstruction_quality(pipeline: Pipeline, settings: Settings) -> Score:
