@@ -191,6 +191,7 @@ def fake_tensorrt(cuda: FakeCuda, rtx: bool = True, validity: tuple[int, int] = 
 class _Plan:
     def __init__(self, library: Any, cuda: FakeCuda, names: dict[str, str]) -> None:
         options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", names["weights"])
         model = Path(names["graph"]).read_bytes()
         self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -21,11 +21,21 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "
 
 @dataclass(frozen=True)
 class Need:
-    """What one graph needs on the device while it runs, in bytes."""
+    """What one graph needs on the device while it runs, in bytes.
+
+    Graphs of one `group` run by turns within one piece of work and are on the device together; by default each is its
+    own group.
+    """
 
     graph: str
     weights: int
     activations: int
+    group: str | None = None
+
+    @property
+    def together(self) -> str:
+        """The group's name."""
+        return self.group or self.graph
 
 
 @dataclass(frozen=True)
@@ -54,12 +64,13 @@ def plan_memory(needs: Sequence[Need], budget: int, context: int = CONTEXT_BYTES
     Raises:
         RequestError: a graph does not fit even alone; what would be enough is said.
     """
-    hungriest = max(needs, key=lambda need: need.weights + need.activations)
-    least = context + hungriest.weights + hungriest.activations
+    hungriest = max(needs, key=lambda need: _at_once(need, needs) + need.activations)
+    weights_at_once = _at_once(hungriest, needs)
+    least = context + weights_at_once + hungriest.activations
     if least > budget:
         raise RequestError(
             f"{hungriest.graph} alone needs {least / 1e9:.1f} GB of device memory"
-            f" ({hungriest.weights / 1e9:.1f} weights, {hungriest.activations / 1e9:.1f} activations),"
+            f" ({weights_at_once / 1e9:.1f} weights, {hungriest.activations / 1e9:.1f} activations),"
             f" and {budget / 1e9:.1f} GB may be used",
             "build for smaller pictures (--max), or export with a recipe of fewer bits",
         )
@@ -90,9 +101,15 @@ def _choices(needs: Sequence[Need]) -> Iterator[tuple[Need, ...]]:
         yield from combinations(needs, count)
 
 
+def _at_once(need: Need, among: Sequence[Need]) -> int:
+    """Bytes of weights, of those among which come and go, that are there while a graph runs."""
+    return sum(other.weights for other in among if other.together == need.together)
+
+
 def _plan(needs: Sequence[Need], kept: Sequence[Need], context: int) -> MemoryPlan:
     staying = sum(need.weights for need in kept)
-    moments = [need.activations + (0 if need in kept else need.weights) for need in needs]
+    going = [need for need in needs if need not in kept]
+    moments = [need.activations + _at_once(need, going) for need in needs]
     return MemoryPlan(
         resident=tuple(need.graph for need in kept),
         swapped=tuple(need.graph for need in needs if need not in kept),

@@ -32,7 +32,7 @@ def open_pool(bundle: Bundle, placement: Placement, threads: int | None, memory:
     if plan is None:
         return SessionPool(bundle, _opener(bundle, placement, threads))
     # One thread opens: CUDA's current device and the arena belong to one graph at a time.
-    return SessionPool(bundle, _opener(bundle, placement, threads), plan.swapped, openers=1)
+    return SessionPool(bundle, _opener(bundle, placement, threads), placement.turns(plan), openers=1)
 
 
 def open_session(bundle: Bundle, name: str, device: str = "auto", threads: int | None = None) -> Session:

@@ -261,6 +261,8 @@ class Pipeline:
 
     @cached_property
     def _qwen(self) -> Qwen:
+        from .qwen.language import InPlaceLanguageModel
         from .qwen.opening import open_qwen
 
-        return open_qwen(self.bundle, self.sessions)
+        in_place = self.placement is not None and InPlaceLanguageModel.graph in self.placement.choices
+        return open_qwen(self.bundle, self.sessions, in_place)

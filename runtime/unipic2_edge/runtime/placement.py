@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 #: Graphs for which GPUs have another one: there the language model's cache has one length and is written in place.
 _ON_GPUS = {"language": "language_static"}
+#: Graphs that run by turns, word after word: one must not go when the other comes.
+_TOGETHER = dict.fromkeys(("language_static", "lm_head"), "words")
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,18 @@ class Placement:
     def needs(self) -> list[Need]:
         """What each placed graph needs on the device, as its compiler reported."""
         return [
-            Need(graph, choice.engine.weights_bytes or choice.engine.bytes, choice.engine.activation_bytes or 0)
+            Need(
+                graph,
+                choice.engine.weights_bytes or choice.engine.bytes,
+                choice.engine.activation_bytes or 0,
+                _TOGETHER.get(graph),
+            )
             for graph, choice in self.choices.items()
         ]
+
+    def turns(self, plan: MemoryPlan) -> dict[str, str]:
+        """The graphs that take turns on the device, each with the name of those that it shares a turn with."""
+        return {need.graph: need.together for need in self.needs() if need.graph in plan.swapped}
 
     def memory(self, budget: int | None) -> MemoryPlan | None:
         """Which graphs stay on the GPU within a budget in bytes, by default its free memory; none elsewhere.

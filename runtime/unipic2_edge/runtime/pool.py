@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from .bundle import Bundle
@@ -22,7 +22,8 @@ class SessionPool:
     Args:
         bundle: the opened bundle.
         open_session: opens a graph by name.
-        turns: graphs that take turns, because the device cannot hold them beside the others.
+        turns: graphs that take turns, because the device cannot hold them beside the others; graphs of the same name
+            share a turn.
         openers: how many graphs are opened side by side.
     """
 
@@ -30,10 +31,10 @@ class SessionPool:
         self,
         bundle: Bundle,
         open_session: Callable[[str], Session],
-        turns: Iterable[str] = (),
+        turns: Mapping[str, str] | None = None,
         openers: int = _OPENERS,
     ) -> None:
-        self._bundle, self._open_session, self._turns = bundle, open_session, frozenset(turns)
+        self._bundle, self._open_session, self._turns = bundle, open_session, turns or {}
         self._opening: dict[str, Future[Session]] = {}
         self._lock = threading.Lock()
         self._openers = ThreadPoolExecutor(openers, thread_name_prefix="open-session")
@@ -58,7 +59,7 @@ class SessionPool:
             BundleError, MissingDependencyError, WorkError: as the opening of sessions.
         """
         if name in self._turns:
-            self.close(self._turns - {name})
+            self.close([other for other, turn in self._turns.items() if turn != self._turns[name]])
         future = self._future(name)
         try:
             return future.result()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import msgspec
 from numpy.typing import NDArray
 
 from .bundle import Graph, TensorSpec
 from .errors import RequestError
 
+CACHE, _UPDATED = "cache_", "updated_"
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
 
@@ -30,6 +32,36 @@ class Session(Protocol):
     def close(self) -> None:
         """Give its memory back; it cannot run any more."""
         ...
+
+
+class CachingSession(Session, Protocol):
+    """A language model's graph whose keys and values stay where it computes, in memory of one length.
+
+    `run` takes and gives everything but them (see `without_caches`).
+    """
+
+    def load_cache(self, arrays: Arrays, length: int) -> None:
+        """Put the first `length` places there, by the names of the graph's inputs; what is behind them is zero."""
+        ...
+
+    def save_cache(self, length: int) -> dict[str, Array]:
+        """The first `length` places, by the names of the graph's inputs."""
+        ...
+
+
+def cache_inputs(graph: Graph) -> dict[str, str]:
+    """The inputs that are keys and values of one length, each with the output that takes its place."""
+    return {spec.name: spec.name.replace(CACHE, _UPDATED, 1) for spec in graph.inputs if spec.name.startswith(CACHE)}
+
+
+def without_caches(graph: Graph) -> Graph:
+    """A graph's signature as the caller of a session sees it that holds keys and values itself."""
+    held = cache_inputs(graph)
+    return msgspec.structs.replace(
+        graph,
+        inputs=tuple(spec for spec in graph.inputs if spec.name not in held),
+        outputs=tuple(spec for spec in graph.outputs if spec.name not in held.values()),
+    )
 
 
 def check_inputs(graph: Graph, inputs: Arrays) -> None:

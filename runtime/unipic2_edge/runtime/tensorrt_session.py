@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from .bundle import Bundle, Graph
+from .cache_memory import CacheMemory
 from .cuda import Cuda
 from .device_buffers import Arena, Buffers
 from .engine import AGAIN, STORE, Engine, check_origin, engine_path
 from .errors import BundleError, MissingDependencyError, RequestError, WorkError
 from .files import sha256_of_stream
 from .kernel_cache import KernelCache
-from .session import Array, Arrays, check_inputs
+from .session import Array, Arrays, check_inputs, without_caches
 from .validity import check_validity
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ class TensorRTSession:
         self._cache = KernelCache(bundle.folder / STORE / f"{engine.spec.name}.cache")
         self._context: Any = self._create_context()
         self._buffers: Buffers | None = None
+        self._asked = without_caches(self.graph)
+        self._held: CacheMemory | None = None
 
     def run(self, inputs: Arrays) -> dict[str, Array]:
         """Compute the graph's outputs (see `Session.run`); more rows than the plan takes run in turns.
@@ -63,16 +66,32 @@ class TensorRTSession:
             RequestError: a wrong name, dtype or shape, or a shape outside the plan's profile.
             WorkError: the GPU failed.
         """
-        check_inputs(self.graph, inputs)
-        pieces = _pieces(self.graph, inputs, self._rows())
+        check_inputs(self._asked, inputs)
+        pieces = _pieces(self._asked, inputs, self._rows())
         outputs = [self._run(piece) for piece in pieces]
-        return outputs[0] if len(outputs) == 1 else _joined(self.graph, outputs)
+        return outputs[0] if len(outputs) == 1 else _joined(self._asked, outputs)
+
+    def load_cache(self, arrays: Arrays, length: int) -> None:
+        """See `CachingSession.load_cache`."""
+        self._caches().load(arrays, length)
+
+    def save_cache(self, length: int) -> dict[str, Array]:
+        """See `CachingSession.save_cache`."""
+        return self._caches().save(length)
+
+    def _caches(self) -> CacheMemory:
+        """Keys and values; their memory outlives the buffers of a shape."""
+        if self._held is None:
+            self._held = CacheMemory(self._cuda, self.graph)
+        return self._held
 
     def close(self) -> None:
         """Give all device memory back."""
         if self._buffers is not None:
             self._buffers.close()
-        self._buffers = self._context = self._plan = None
+        if self._held is not None:
+            self._held.close()
+        self._buffers = self._held = self._context = self._plan = None
 
     def _open(self, path: Path) -> Any:
         """The plan, read from the very file whose bytes were hashed."""
@@ -137,12 +156,13 @@ class TensorRTSession:
         if self._buffers is not None:
             self._buffers.close()
             self._buffers = None
-        for name, shape in shapes.items():
+        held = self._caches() if len(self._asked.inputs) < len(self.graph.inputs) else None
+        for name, shape in {**shapes, **(held.shapes if held else {})}.items():
             if not self._context.set_input_shape(name, shape):
                 raise WorkError(f"{self.graph.file} refused {name} as {list(shape)}: {self._log.complaint()}")
-        outputs = {spec.name: tuple(self._context.get_tensor_shape(spec.name)) for spec in self.graph.outputs}
-        self._buffers = Buffers(self._cuda, self.graph, shapes, outputs)
-        for name, address in self._buffers.addresses.items():
+        outputs = {spec.name: tuple(self._context.get_tensor_shape(spec.name)) for spec in self._asked.outputs}
+        self._buffers = Buffers(self._cuda, self._asked, shapes, outputs)
+        for name, address in {**self._buffers.addresses, **(held.addresses if held else {})}.items():
             self._context.set_tensor_address(name, address)
         self._arena.grow(int(self._context.update_device_memory_size_for_shapes()))
 

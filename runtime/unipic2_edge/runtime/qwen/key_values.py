@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from ..bundle import Graph
-from ..session import Array
+from ..session import Array, CachingSession
+
+
+class Cache(Protocol):
+    """Keys and values of the tokens that were read, wherever they are."""
+
+    @property
+    def length(self) -> int:
+        """P, how many tokens were read."""
+        ...
+
+    def cut(self, length: int) -> KeyValues:
+        """Those of the first `length` tokens, as arrays."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -19,7 +33,7 @@ class KeyValues:
     @property
     def length(self) -> int:
         """P, how many tokens were read."""
-        return int(self.arrays[0].shape[2])
+        return int(self.arrays[0].shape[2]) if self.arrays else 0
 
     @property
     def nbytes(self) -> int:
@@ -41,3 +55,31 @@ def empty_cache(graph: Graph, batch: int = 1) -> KeyValues:
             _, heads, _, head_dim = spec.shape
             arrays.append(np.zeros((batch, int(heads), 0, int(head_dim)), spec.dtype))
     return KeyValues(tuple(arrays))
+
+
+class InPlace:
+    """Keys and values that a session holds: those it holds *now*, so that only the newest of these may be used.
+
+    Args:
+        session: holds them.
+        length: P.
+    """
+
+    def __init__(self, session: CachingSession, length: int) -> None:
+        self.session, self._length = session, length
+        self.current = True
+
+    @property
+    def length(self) -> int:
+        """P, how many tokens were read."""
+        return self._length
+
+    def cut(self, length: int) -> KeyValues:
+        """A copy of the first `length` tokens'.
+
+        Raises:
+            RuntimeError: the session has gone on since.
+        """
+        if not self.current:
+            raise RuntimeError("the session's keys and values are another sequence's by now")
+        return KeyValues(tuple(self.session.save_cache(length).values()))

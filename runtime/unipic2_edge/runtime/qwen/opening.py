@@ -16,7 +16,7 @@ from ..images import Picture
 from .answering import answer_tokens
 from .chat import Chat
 from .embedding import TokenTable
-from .language import HEAD_GRAPH, LANGUAGE_GRAPH
+from .language import HEAD_GRAPH
 from .prefix import PrefixCache
 from .preprocessing import count_tokens, see
 from .querying import QueryConditioner
@@ -63,15 +63,16 @@ class Qwen:
 
     def graphs(self, *, seeing: bool) -> tuple[str, ...]:
         """The graphs that an answer needs, in the order in which it needs them."""
-        return (*((VISION_GRAPH,) if seeing else ()), LANGUAGE_GRAPH, HEAD_GRAPH)
+        return (*((VISION_GRAPH,) if seeing else ()), self.reader.model.graph, HEAD_GRAPH)
 
 
-def open_qwen(bundle: Bundle, sessions: Sessions, prefix_bytes: int = _PREFIX_BYTES) -> Qwen:
+def open_qwen(bundle: Bundle, sessions: Sessions, in_place: bool = False, prefix_bytes: int = _PREFIX_BYTES) -> Qwen:
     """Open the host side.
 
     Args:
         bundle: of the variant `metaquery`.
         sessions: its graphs.
+        in_place: whether the language model's session holds its cache.
         prefix_bytes: how much may be kept of what was read before.
 
     Raises:
@@ -83,7 +84,7 @@ def open_qwen(bundle: Bundle, sessions: Sessions, prefix_bytes: int = _PREFIX_BY
     chat = Chat(tokenizer, settings.chat)
     queries = TokenTable(bundle.path(query.queries))(np.arange(query.count))
     table = TokenTable(bundle.path(query.embeddings))
-    reader = Reader(sessions, settings, table, queries, PrefixCache(prefix_bytes))
+    reader = Reader(sessions, settings, table, queries, PrefixCache(prefix_bytes), in_place)
     return Qwen(settings, tokenizer, chat, reader, QueryConditioner(reader, chat, sessions, query.count))
 
 

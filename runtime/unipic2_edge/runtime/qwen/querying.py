@@ -15,7 +15,6 @@ from PIL.Image import Image
 
 from ..conditioning import Conditioning, Sessions
 from .chat import Chat
-from .language import LANGUAGE_GRAPH
 from .preprocessing import SeenPicture, count_tokens, edit_pixels, see
 from .reading import Reader
 from .seeing import VISION_GRAPH
@@ -50,7 +49,7 @@ class QueryConditioner:
 
     def graphs(self, *, editing: bool) -> tuple[str, ...]:
         """Eyes only where there is something to see."""
-        return (*((VISION_GRAPH,) if editing else ()), LANGUAGE_GRAPH, CONNECTOR_GRAPH)
+        return (*((VISION_GRAPH,) if editing else ()), self._reader.model.graph, CONNECTOR_GRAPH)
 
     def turns(self, prompts: Sequence[str], pictures: Sequence[Image] | None = None) -> Sequence[Turn]:
         """Each prompt as a turn; a picture is seen at the editing size of its own size.

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..conditioning import Sessions
-from .key_values import KeyValues
-from .language import LanguageModel
+from .key_values import Cache
+from .language import InPlaceLanguageModel, LanguageModel
 from .prefix import PrefixCache
 from .seeing import Eyes
 from .sequence import QUERY, TokenSequence
@@ -34,7 +34,7 @@ class Reading(NamedTuple):
     """
 
     hidden: Floats
-    cache: KeyValues
+    cache: Cache
     next_position: int
     reused: int
 
@@ -48,6 +48,7 @@ class Reader:
         embedding: of tokens.
         queries: meta queries [Q, H], None for a model without.
         prefixes: what is kept of earlier sequences.
+        in_place: whether the session holds the language model's cache (graph `language_static`).
     """
 
     def __init__(
@@ -57,9 +58,10 @@ class Reader:
         embedding: Embedding,
         queries: Floats | None,
         prefixes: PrefixCache,
+        in_place: bool = False,
     ) -> None:
         self.settings, self.embed = settings, embedding
-        self.model = LanguageModel(sessions, settings.rope)
+        self.model = (InPlaceLanguageModel if in_place else LanguageModel)(sessions, settings.rope)
         self._eyes = Eyes(sessions, settings.vision)
         self._queries, self._prefixes = queries, prefixes
 
@@ -97,7 +99,7 @@ class Reader:
             rows[places[new] - known] = self._queries[: len(places)][new]
         return rows
 
-    def _keep(self, sequence: TokenSequence, marks: Ids, rope: Rope, cache: KeyValues, known: int) -> None:
+    def _keep(self, sequence: TokenSequence, marks: Ids, rope: Rope, cache: Cache, known: int) -> None:
         """Keep what stands up to the last picture's end: words are read quickly, pictures are many tokens."""
         end = max((end for _, end in sequence.spans(self.settings)), default=0)
         if end > known:
