@@ -64,7 +64,7 @@ def test_a_pool_tries_again_after_the_user_mended_it(folder: Path) -> None:
 
 def test_graphs_that_take_turns_close_each_other_and_the_others_stay(bundle: Bundle) -> None:
     log: list[str] = []
-    pool = SessionPool(bundle, _recorder(log), turns=("text_encoder", "modulation"))
+    pool = SessionPool(bundle, _recorder(log), turns={"text_encoder": "words", "modulation": "steps"})
     pool.open_ahead(["text_encoder", "modulation", "denoiser"])
     for name in ("text_encoder", "modulation", "denoiser", "text_encoder"):
         pool[name]
@@ -76,6 +76,17 @@ def test_graphs_that_take_turns_close_each_other_and_the_others_stay(bundle: Bun
         "-modulation",
         "+text_encoder",
     ]
+
+
+def test_graphs_of_one_turn_are_there_together(bundle: Bundle) -> None:
+    log: list[str] = []
+    turns = {"text_encoder": "words", "text_encoder_2": "words", "denoiser": "steps"}
+    pool = SessionPool(bundle, _recorder(log), turns=turns)
+    for name in ("text_encoder", "text_encoder_2", "text_encoder", "denoiser"):
+        pool[name]
+    assert sorted(log[:2]) == ["+text_encoder", "+text_encoder_2"]
+    assert sorted(log[2:4]) == ["-text_encoder", "-text_encoder_2"]
+    assert log[4:] == ["+denoiser"]
 
 
 def test_what_was_closed_is_opened_again(bundle: Bundle) -> None:

@@ -11,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from unipic2_edge.training.alignment import TextTeacher
 from unipic2_edge.training.checkpoint import Checkpoint
+from unipic2_edge.training.errors import RecipeError
 from unipic2_edge.training.layout import MODELS, TOKENIZERS
 from unipic2_edge.training.metaquery import MetaqueryCheckpoint
 from unipic2_edge.training.metaquery_pipeline import MetaqueryPipeline
@@ -125,6 +127,7 @@ def _recipe(init: Path, **changes: object) -> Recipe:
         "batch_size": 3,
         "schedule.steps": 3,
         "schedule.warmup": 1,
+        "alignment.steps": 0,
         "logging.samples_every": 0,
         "logging.every": 1,
     } | changes
@@ -193,3 +196,39 @@ def test_with_the_denoisers_text_encoders_it_begins_at_what_they_say(
     stage.finish(tmp_path / "run")
     made = MetaqueryCheckpoint.open(tmp_path / "run" / "checkpoint")
     assert not any((made.folder / part).exists() for part in (*MODELS[2:], *TOKENIZERS))
+
+
+def test_alignment_is_how_far_from_what_the_text_encoders_say(tiny_checkpoint: Checkpoint) -> None:
+    teacher = TextTeacher.of(tiny_checkpoint)
+    assert teacher is not None and teacher.tokens == 33
+    said, meant = teacher(TEXTS)
+    assert float(teacher.loss(TEXTS, said, meant)) == 0.0
+    average = teacher.mean_context.expand_as(said), teacher.mean_pooled.expand_as(meant)
+    assert float(teacher.loss(TEXTS, *average)) > 1
+    assert 0 < float(teacher.loss(TEXTS, said + 0.01, meant)) < 0.1
+
+
+def test_alignment_needs_the_text_encoders_and_a_query_for_each_token(
+    parts_folder: Path, tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    aligned = _recipe(parts_folder, **{"alignment.steps": 1})
+    with pytest.raises(RecipeError, match="no text encoders to align with"):
+        MetaqueryStage(aligned, tmp_path / "run")
+    for part in (*MODELS[2:], *TOKENIZERS):
+        shutil.copytree(tiny_checkpoint.folder / part, parts_folder / part)
+    with pytest.raises(RecipeError, match="8 queries cannot be aligned with 33 tokens"):
+        MetaqueryStage(aligned, tmp_path / "run")
+
+
+def test_alignment_comes_first_and_needs_no_denoiser(
+    parts_folder: Path, tiny_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in (*MODELS[2:], *TOKENIZERS):
+        shutil.copytree(tiny_checkpoint.folder / part, parts_folder / part)
+    monkeypatch.setattr(TextTeacher, "check", lambda self, queries: None)
+    monkeypatch.setattr(TextTeacher, "loss", lambda self, texts, context, pooled: context.mean() + pooled.mean())
+    recipe = _recipe(parts_folder, **{"alignment.steps": 1})
+    stage = MetaqueryStage(recipe, tmp_path / "run")
+    first, second = ({name for _, told in stage.losses(step, torch.device("cpu")) for name in told} for step in (0, 1))
+    assert first == {"edit_alignment", "generate_alignment"}
+    assert second == {"edit_loss", "generate_loss"}

@@ -116,7 +116,7 @@ _UNIPIC2 = MetaqueryConfig(
 _SHAPES_METAQUERY = MetaqueryConfig(
     transformer=KONTEXT["shapes-kontext"].transformer,
     vae=KONTEXT["shapes-kontext"].vae,
-    conditioner=_conditioner((192, 768, 2, 3), 16, 192, 192, 192),
+    conditioner=_conditioner((192, 768, 2, 3), 33, 192, 192, 192),  # a query for each token of its CLIP and T5
     qwen=_qwen(
         960,
         {

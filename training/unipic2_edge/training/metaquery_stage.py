@@ -7,7 +7,6 @@ gradients run through the first two.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .alignment import TextTeacher
 from .checkpoint import save_checkpoint
 from .conditioner import MetaQueryConditioner
-from .corpus import sentences
+from .errors import RecipeError
 from .flow import Condition, velocity_loss
 from .grids import save_grid
-from .layout import MODELS, TOKENIZERS
 from .metaquery import ConditionerPart, MetaqueryCheckpoint
 from .metaquery_configs import METAQUERY
 from .metaquery_pipeline import MetaqueryPipeline, QueryingConditioner
@@ -34,7 +33,6 @@ from .shapes.scores import score_edits, score_generation
 
 _EVALUATED = 72  # pictures of each task at every look
 _STEPS, _GUIDANCE = 28, 3.5
-_AVERAGED = 512  # texts
 
 
 class MetaqueryStage:
@@ -50,7 +48,10 @@ class MetaqueryStage:
         self.recipe = recipe
         self.checkpoint = MetaqueryCheckpoint.open(Path(recipe.init or ""), partial=True)
         torch.manual_seed(recipe.seed)
+        self.teacher = TextTeacher.of(self.checkpoint)
         conditioner = self._conditioner()
+        if recipe.alignment.steps:
+            self._aligned().check(len(conditioner.meta_queries))
         querying = Querying(self.checkpoint.load_qwen(), self.checkpoint.chat(), self.checkpoint.sight())
         self.model: nn.Module = QueryingConditioner(conditioner.train(), querying)
         self.frozen = MetaqueryPipeline(
@@ -66,12 +67,10 @@ class MetaqueryStage:
         if self.checkpoint.has("conditioner"):
             return self.checkpoint.load_meta_conditioner()
         conditioner: MetaQueryConditioner = MetaQueryConditioner(**METAQUERY[self.recipe.config].conditioner)
-        if all(self.checkpoint.has(part) for part in (*MODELS[2:], *TOKENIZERS)):
-            ids = self.checkpoint.tokenizers()(list(islice(sentences(_AVERAGED), _AVERAGED)))
+        if self.teacher is not None:
             with torch.no_grad():
-                context, pooled = self.checkpoint.load_conditioner()(ids)
-                conditioner.projector_2.bias.copy_(pooled.mean(0))
-                conditioner.projector_3.bias.copy_(context.mean((0, 1)))
+                conditioner.projector_2.bias.copy_(self.teacher.mean_pooled)
+                conditioner.projector_3.bias.copy_(self.teacher.mean_context)
         return conditioner
 
     def losses(self, step: int, device: torch.device) -> Iterator[tuple[Tensor, dict[str, float]]]:
@@ -87,12 +86,24 @@ class MetaqueryStage:
             dropped = rng.random(len(texts)) < data.prompt_dropout
             said = ["" if drop else text for text, drop in zip(texts, dropped, strict=True)]
             context, pooled = self.model(self.querying.prompts(said, sources))
+            if step < self.recipe.alignment.steps:
+                loss = self._aligned().loss(said, context, pooled)
+                yield loss, {"edit_alignment" if edit else "generate_alignment": float(loss.detach()) * count}
+                continue
             reference = self.frozen.encode(sources).clone() if sources is not None else None
             latents = self.frozen.encode(targets).clone()
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
             condition = Condition(context, pooled, reference)
             loss = velocity_loss(self.frozen.transformer, self.recipe.flow, latents, condition, generator)
             yield loss, {"edit_loss" if edit else "generate_loss": float(loss.detach()) * count}
+
+    def _aligned(self) -> TextTeacher:
+        if self.teacher is None:
+            raise RecipeError(
+                f"{self.checkpoint.folder} has no text encoders to align with",
+                "copy the denoiser's text encoders and tokenizers there, or set alignment.steps = 0",
+            )
+        return self.teacher
 
     def _examples(
         self, rng: np.random.Generator, canvas: Canvas, edit: bool

@@ -81,6 +81,12 @@ class Talk(Section, frozen=True):
     system_share: float = 0.5
 
 
+class Alignment(Section, frozen=True):
+    """The MetaQuery stage's first `steps`: a regression on the denoiser's own text encoders, without the denoiser."""
+
+    steps: int = 0
+
+
 class Logging(Section, frozen=True):
     """How often, in steps, the run logs, draws sample grids and saves its state (0: never)."""
 
@@ -110,6 +116,7 @@ class Recipe(Section, frozen=True):
     optimizer: Optimizer = Optimizer()
     flow: Flow = Flow()
     talk: Talk = Talk()
+    alignment: Alignment = Alignment()
     logging: Logging = Logging()
 
 
