@@ -15,6 +15,7 @@ from unipic2_edge.engines.sizes import default_sizes, profile_of
 from unipic2_edge.export.builtin_recipes import find_recipe
 from unipic2_edge.export.bundle_writer import write_bundle
 from unipic2_edge.export.components import components_of
+from unipic2_edge.export.quantization.planning import make_plans
 from unipic2_edge.export.quantized_export import ExportOptions, export_bundle
 from unipic2_edge.export.recipes import ComponentRecipe, LayerRule, Recipe
 from unipic2_edge.export.verify import verify
@@ -123,10 +124,21 @@ def test_profiles_begin_with_one_token_and_nothing_before(metaquery_bundle: Path
     assert profile_of(manifest, "denoiser", sizes)["context"].max[1] == 8  # the meta queries
 
 
+@pytest.mark.parametrize("recipe", ["int8-weight", "int4-weight"])
+def test_built_in_recipes_reach_everything_that_tells_the_denoiser(
+    checkpoint: MetaqueryCheckpoint, recipe: str, tmp_path: Path
+) -> None:
+    told = ("vision", "language", "lm_head", "connector")
+    plans = make_plans(checkpoint, find_recipe(recipe), told, None, None)
+    assert set(plans) == set(told)
+    assert {layer.rsplit(".", 1)[-1] for layer in plans["language"].layers} >= {"qkv_proj", "o_proj", "down_proj"}
+    assert list(plans["lm_head"].layers) == ["lm_head"]
+
+
 def test_the_language_model_is_quantised_by_itself(checkpoint: MetaqueryCheckpoint, tmp_path: Path) -> None:
     rule = LayerRule(layers="language.*", weights="int8")
     recipe = Recipe(name="words-int8", components={"language": ComponentRecipe(rules=(rule,))})
-    export_bundle(checkpoint, tmp_path / "bundle", recipe, ExportOptions(components=("language",), gate=False))
+    export_bundle(checkpoint, tmp_path / "bundle", recipe, ExportOptions(components=("vision", "language"), gate=False))
     bundle = Bundle(tmp_path / "bundle")
     assert bundle.manifest.components["language"].formats == ("int8",)
     drifts = verify(bundle, checkpoint)

@@ -13,12 +13,17 @@ from .recipes import ComponentRecipe, GateThresholds, LayerRule, Precision, Reci
 #: The matrices of the denoiser's blocks: 99.9 % of its linear FLOPs. Patch embedding, output projection and the
 #: modulation graph stay as they are, as in NVIDIA's filters for SD3.
 _BLOCKS = "denoiser.transformer_blocks.*"
-#: The matrices of T5's and CLIP's layers; embeddings and projections stay.
+#: The matrices of what tells the denoiser: T5's and CLIP's layers, Qwen2.5-VL's, the connector's; embeddings and
+#: projections stay.
 _TEXT = {
     "text_encoder": "text_encoder.*.encoder.layers.*",
     "text_encoder_2": "text_encoder_2.*.encoder.layers.*",
     "text_encoder_3": "text_encoder_3.encoder.block.*",
+    "vision": "vision.blocks.*",
+    "connector": "connector.connector.layers.*",
+    "lm_head": "lm_head",
 }
+_LANGUAGE = "language.layers.*"
 #: 8 bit must keep the pictures, 4 bit may change them a little (velocity, then score).
 _GATE_8 = GateThresholds(velocity=0.10, points=2.0, prompts=48)
 _GATE_4 = GateThresholds(velocity=0.25, points=5.0, prompts=48)
@@ -35,8 +40,12 @@ def _recipe(
     gate: GateThresholds,
     precision: Precision = "bfloat16",
     attention: bool = False,
+    language: LayerRule | None = None,
 ) -> Recipe:
-    """The denoiser's blocks by one rule, the text encoders' layers by another, the autoencoder as it is."""
+    """The denoiser's blocks by one rule, what tells it by another, the autoencoder as it is.
+
+    The language model, which is the largest of all, may have a rule of its own.
+    """
     components = {
         "denoiser": ComponentRecipe(
             precision=precision,
@@ -45,8 +54,9 @@ def _recipe(
         )
     }
     if text is not None:
-        for component, layers in _TEXT.items():
-            rule = msgspec.structs.replace(text, layers=layers)
+        rules = {component: (text, layers) for component, layers in _TEXT.items()}
+        for component, (wanted, layers) in (rules | {"language": (language or text, _LANGUAGE)}).items():
+            rule = msgspec.structs.replace(wanted, layers=layers)
             components[component] = ComponentRecipe(precision=precision, rules=(rule,))
     return Recipe(name=name, components=components, other=ComponentRecipe(precision=precision), gate=gate)
 
@@ -69,10 +79,10 @@ _MADE = (
     _recipe("int8-weight", _INT8_WEIGHT, _INT8_WEIGHT, _GATE_8),
     _recipe("fp8", _FP8, _FP8_WEIGHT, _GATE_8),
     _recipe("fp8-attention", _FP8, _FP8_WEIGHT, _GATE_8, attention=True),
-    _recipe("int4", _INT4, _INT8_WEIGHT, _GATE_4),
+    _recipe("int4", _INT4, _INT8_WEIGHT, _GATE_4, language=_INT4_WEIGHT),
     _recipe("int4-weight", _INT4_WEIGHT, _INT4_WEIGHT, _GATE_4),
-    _recipe("nvfp4", _NVFP4, _FP8_WEIGHT, _GATE_4),
-    _recipe("nvfp4-weight", _NVFP4_WEIGHT, _FP8_WEIGHT, _GATE_4),
+    _recipe("nvfp4", _NVFP4, _FP8_WEIGHT, _GATE_4, language=_NVFP4_WEIGHT),
+    _recipe("nvfp4-weight", _NVFP4_WEIGHT, _FP8_WEIGHT, _GATE_4, language=_NVFP4_WEIGHT),
     _recipe("svdquant", _SVD, _INT8_WEIGHT, _GATE_4),
 )
 RECIPES = {recipe.name: recipe for recipe in _MADE}
