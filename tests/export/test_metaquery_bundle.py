@@ -114,6 +114,18 @@ def test_the_bundle_compiles_for_rtx_and_the_processor(checkpoint: MetaqueryChec
     assert {made.engine.spec.graph for made in built} == {"vision", "language_static", "lm_head", "connector"}
 
 
+def test_bfloat16_answers_on_the_processor(checkpoint: MetaqueryCheckpoint, ours: Pipeline, tmp_path: Path) -> None:
+    write_bundle(checkpoint, tmp_path / "bundle", find_recipe("bf16"), ("vision", "language", "lm_head"))
+    build_targets(Bundle(tmp_path / "bundle"), "cpu")
+    pipeline = Pipeline.load(tmp_path / "bundle", "cpu", 1)
+    picture = Image.fromarray(render(sample_scene(np.random.default_rng(8), Canvas(64, 64))))
+    first = pipeline.describe(picture, "what color is the circle?", max_new_tokens=1).text
+    assert first == ours.describe(picture, "what color is the circle?", max_new_tokens=1).text
+    again = pipeline.describe(picture, "how many rings are there?", max_new_tokens=3)  # after the kept prefix
+    assert again.text is not None and again.tokens + (again.finish_reason == "stop") >= 1
+    assert pipeline.placement is not None and "language" in pipeline.placement.choices
+
+
 def test_profiles_begin_with_one_token_and_nothing_before(metaquery_bundle: Path) -> None:
     manifest = Bundle(metaquery_bundle).manifest
     sizes = default_sizes(manifest)

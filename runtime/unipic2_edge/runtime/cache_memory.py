@@ -6,10 +6,7 @@ import numpy as np
 
 from .bundle import Graph, TensorSpec
 from .cuda import Cuda
-from .session import Array, Arrays, cache_inputs
-
-#: numpy has no bfloat16, and nobody here counts with it: its bits.
-_STORED = {"bfloat16": "uint16"}
+from .session import Array, Arrays, cache_inputs, stored_dtype
 
 
 class CacheMemory:
@@ -30,13 +27,13 @@ class CacheMemory:
         self.shapes = {spec.name: _shape(spec) for spec in self._specs}
         self.addresses: dict[str, int] = {}
         for spec in self._specs:
-            size = int(np.prod(_shape(spec))) * _dtype(spec).itemsize
+            size = int(np.prod(_shape(spec))) * stored_dtype(spec).itemsize
             self.addresses[spec.name] = self.addresses[pairs[spec.name]] = cuda.allocate(size)
 
     def load(self, arrays: Arrays, length: int) -> None:
         """Fill the first `length` places of every cache; the others are zero, so that nothing there is not-a-number."""
         for spec in self._specs:
-            staging = self._cuda.pinned(_shape(spec), _dtype(spec))
+            staging = self._cuda.pinned(_shape(spec), stored_dtype(spec))
             staging.array[:, :, :length] = arrays[spec.name] if length else 0
             staging.array[:, :, length:] = 0
             self._cuda.upload(self.addresses[spec.name], staging.array)
@@ -47,7 +44,7 @@ class CacheMemory:
         """Copies [1, heads, length, d] of the first places."""
         made = {}
         for spec in self._specs:
-            staging = self._cuda.pinned(_shape(spec), _dtype(spec))
+            staging = self._cuda.pinned(_shape(spec), stored_dtype(spec))
             self._cuda.download(staging.array, self.addresses[spec.name])
             self._cuda.synchronize()
             made[spec.name] = staging.array[:, :, :length].copy()
@@ -64,7 +61,3 @@ class CacheMemory:
 def _shape(spec: TensorSpec) -> tuple[int, ...]:
     """With one row: sequences are read one after another."""
     return tuple(side if isinstance(side, int) else 1 for side in spec.shape)
-
-
-def _dtype(spec: TensorSpec) -> np.dtype[np.generic]:
-    return np.dtype(_STORED.get(spec.dtype, spec.dtype))

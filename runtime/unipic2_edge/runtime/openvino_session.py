@@ -27,7 +27,7 @@ import numpy as np
 from .bundle import Bundle
 from .engine import AGAIN, Engine, read_engine_bytes
 from .errors import BundleError, MissingDependencyError, WorkError
-from .session import Array, Arrays, check_inputs
+from .session import Array, Arrays, check_inputs, stored_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -82,13 +82,26 @@ class OpenVINOSession:
         check_inputs(self.graph, inputs)
         with self._lock:
             try:
-                values = self._request.infer(dict(inputs), share_inputs=True)
+                values = self._request.infer(self._typed(inputs), share_inputs=True)
             except RuntimeError as error:
                 raise WorkError(
                     f"OpenVINO failed in {self.graph.file}: {what_it_said(error)}",
                     "a smaller picture or fewer pictures at once need less memory",
                 ) from error
-            return {name: values[output] for name, output in self._outputs.items()}
+            return {
+                spec.name: values[output].view(stored_dtype(spec))
+                for spec, output in zip(self.graph.outputs, self._outputs.values(), strict=True)
+            }
+
+    def _typed(self, inputs: Arrays) -> dict[str, Any]:
+        """Inputs as OpenVINO takes them; bits of bfloat16 need its own type."""
+        library, typed = import_openvino(), dict[str, Any](inputs)
+        for spec in self.graph.inputs:
+            if spec.dtype == "bfloat16":
+                bits, kind = inputs[spec.name], library.Type.bf16
+                shape = library.Shape(bits.shape)
+                typed[spec.name] = library.Tensor(bits, shape, kind) if bits.size else library.Tensor(kind, shape)
+        return typed
 
     def close(self) -> None:
         """Give its memory back."""
@@ -181,7 +194,7 @@ def _bind(library: Any, model: Any, places: Places, weights: Array, inputs: set[
     """
     for parameter in model.get_parameters():
         name = parameter.friendly_name
-        if name in inputs:
+        if inputs & set(parameter.output(0).get_names()):  # the friendly name of an input may be another
             continue
         offset, length = places.get(name, (0, 0))
         shape, kind = parameter.get_output_shape(0), parameter.get_element_type()

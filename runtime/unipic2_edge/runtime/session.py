@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import msgspec
+import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Graph, TensorSpec
 from .errors import RequestError
 
 CACHE, _UPDATED = "cache_", "updated_"
+#: numpy has no bfloat16. Only keys and values cross a graph's border in it, and no host counts with them: their bits.
+_STORED = {"bfloat16": "uint16"}
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
 
@@ -49,6 +52,11 @@ class CachingSession(Session, Protocol):
         ...
 
 
+def stored_dtype(spec: TensorSpec) -> np.dtype[Any]:
+    """What an input or output is held as in numpy."""
+    return np.dtype(_STORED.get(spec.dtype, spec.dtype))
+
+
 def cache_inputs(graph: Graph) -> dict[str, str]:
     """The inputs that are keys and values of one length, each with the output that takes its place."""
     return {spec.name: spec.name.replace(CACHE, _UPDATED, 1) for spec in graph.inputs if spec.name.startswith(CACHE)}
@@ -83,7 +91,7 @@ def check_inputs(graph: Graph, inputs: Arrays) -> None:
 
 
 def _check_tensor(graph: Graph, spec: TensorSpec, value: Array, named: dict[str, int]) -> None:
-    if value.dtype.name != spec.dtype:
+    if value.dtype.name != _STORED.get(spec.dtype, spec.dtype):
         raise _misfit(graph, f"takes {spec.name} as {spec.dtype}, not {value.dtype.name}")
     if value.ndim != len(spec.shape):
         raise _misfit(graph, f"takes {spec.name} as {_shape(spec.shape)}, not {_shape(value.shape)}")

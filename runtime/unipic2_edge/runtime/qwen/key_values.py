@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from ..bundle import Graph
-from ..session import Array, CachingSession
+from ..session import Array, CachingSession, stored_dtype
 
 
 class Cache(Protocol):
@@ -53,7 +53,7 @@ def empty_cache(graph: Graph, batch: int = 1) -> KeyValues:
     for spec in graph.inputs:
         if spec.name.startswith("past_"):
             _, heads, _, head_dim = spec.shape
-            arrays.append(np.zeros((batch, int(heads), 0, int(head_dim)), spec.dtype))
+            arrays.append(np.zeros((batch, int(heads), 0, int(head_dim)), stored_dtype(spec)))
     return KeyValues(tuple(arrays))
 
 
