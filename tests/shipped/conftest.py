@@ -28,3 +28,22 @@ def bundle(checkpoint: Path, made_once: Callable[[str, Callable[[Path], object]]
         build_targets(Bundle(folder), "cpu")
 
     return made_once("shapes-kontext", make)
+
+
+@pytest.fixture(scope="session")
+def words_checkpoint(pytestconfig: pytest.Config) -> Path:
+    """The shipped MetaQuery checkpoint."""
+    return pytestconfig.rootpath / "training" / "checkpoints" / "shapes-metaquery"
+
+
+@pytest.fixture(scope="session")
+def words_bundle(words_checkpoint: Path, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """Its fp32 bundle; do not write to it."""
+    from unipic2_edge.export.builtin_recipes import find_recipe
+    from unipic2_edge.export.bundle_writer import write_bundle
+    from unipic2_edge.training.metaquery import open_checkpoint
+
+    return made_once(
+        "shapes-metaquery",
+        lambda folder: write_bundle(open_checkpoint(words_checkpoint), folder, find_recipe("fp32")),
+    )

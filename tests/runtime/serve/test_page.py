@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
-from unipic2_edge.runtime.bundle import Manifest
+from unipic2_edge.runtime.bundle import Bundle, Manifest
 
 from .conftest import FakePipeline, Running, running
 
@@ -113,3 +117,37 @@ def test_a_key_is_asked_for(browser: Any, manifest: Manifest, fake: FakePipeline
         page.wait_for_selector("#model:has-text('small')")
         _generate(page, "a ring")
         page.close()
+
+
+def test_a_picture_is_asked_about(browser: Any, metaquery_bundle: Path, fake: FakePipeline) -> None:
+    with running(Bundle(metaquery_bundle).manifest, lambda: fake) as server:
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        page.goto(server.url)
+        page.wait_for_selector("#model:has-text('multiples')")
+        assert page.is_hidden("#ask")
+        _generate(page, "a red circle")
+        page.fill("#question", "what is it?")
+        page.press("#question", "Enter")
+        page.wait_for_selector("#answer:has-text('1 pictures seen')")
+        page.wait_for_selector("#ask-go:not([disabled])")
+        page.set_input_files("#upload", {"name": "x.png", "mimeType": "image/png", "buffer": _png()})
+        page.wait_for_selector("#question-label:has-text('your picture')")
+        assert page.is_hidden("#answer")
+        page.click("#ask-go")
+        page.wait_for_selector("#answer:has-text('seen')")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        if folder := os.environ.get("SCREENSHOTS"):
+            page.screenshot(path=f"{folder}/serve-ask.png", full_page=True)
+        page.close()
+
+
+def _png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def test_a_model_without_words_is_not_asked(page: Any) -> None:
+    page.wait_for_selector("#model:has-text('small')")
+    _generate(page, "a ring")
+    assert page.is_hidden("#ask")

@@ -11,13 +11,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from ..errors import CheckpointError, RequestError
-from ..layout import MODELS, TOKENIZERS
+from ..layout import KONTEXT, METAQUERY, QWEN, TOKENIZERS
 
-#: Where a MetaQuery checkpoint keeps its language model.
-QWEN = "qwen2_5_vl"
-
-KONTEXT_PARTS = (*MODELS, "scheduler", *TOKENIZERS)
-METAQUERY_PARTS = ("transformer", "vae", "scheduler", "conditioner")
+#: What a MetaQuery repository itself holds: its language model is another repository.
+_METAQUERY_OWN = tuple(part for part in METAQUERY.parts if part != QWEN)
 
 _VARIANTS = ("", "bf16", "fp16", "fp32")  # in the order of preference
 _VOCABULARY = ("vocab.json", "merges.txt", "spiece.model")  # needed only where there is no tokenizer.json
@@ -73,7 +70,7 @@ def choose_checkpoint(repo: str, names: Collection[str], subfolder: str | None =
     within = {name.removeprefix(_slashed(folder)) for name in names if name.startswith(_slashed(folder))}
     present = {name.partition("/")[0] for name in within if "/" in name}
     metaquery = "conditioner" in present
-    parts = METAQUERY_PARTS if metaquery else KONTEXT_PARTS
+    parts = _METAQUERY_OWN if metaquery else KONTEXT.parts
     missing = [part for part in parts if part not in present]
     if missing:
         raise CheckpointError(

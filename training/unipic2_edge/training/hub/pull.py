@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from ..errors import CheckpointError, OutputError, RequestError
 from ..folders import publishing
-from .layouts import QWEN, Selection, choose_checkpoint, choose_qwen
+from ..layout import QWEN
+from .layouts import Selection, choose_checkpoint, choose_qwen
 from .repository import Repository
 
 DEFAULT_QWEN = "Qwen/Qwen2.5-VL-7B-Instruct"

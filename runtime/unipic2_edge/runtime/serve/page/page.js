@@ -7,6 +7,8 @@ const SMALL = 256; // pixels: smaller pictures are shown with hard edges
 let reference = null; // a data URI, or null
 let running = null; // an AbortController, or null
 let shown = null; // {url, request, seed}
+let answers = false; // whether the model answers in words
+let subject = null; // the data URI of the picture that is asked about
 const made = [];
 
 function headers() {
@@ -23,6 +25,8 @@ async function greet() {
   }
   const [model] = (await answer.json()).data;
   at("model").textContent = `${model.id} · ${model.recipe} · ${model.sizes}`;
+  answers = model.tasks.includes("describe");
+  about(subject, "this picture");
 }
 
 function asked() {
@@ -65,8 +69,9 @@ async function* events(stream) {
     const parts = (text + value).split("\n\n");
     text = parts.pop();
     for (const part of parts) {
-      const name = part.match(/^event: (.*)$/m)[1];
-      yield [name, JSON.parse(part.match(/^data: (.*)$/m)[1])];
+      const [, name] = part.match(/^event: (.*)$/m) ?? [];
+      const [, data] = part.match(/^data: (.*)$/m);
+      if (data !== "[DONE]") yield [name, JSON.parse(data)];
     }
   }
 }
@@ -104,6 +109,7 @@ function caption(picture) {
   at("picture").alt = prompt;
   at("caption").textContent = `${image ? "edit: " : ""}${prompt} · ${picture.size} · seed ${picture.seed}`;
   at("save").href = picture.url;
+  about(picture.url, "this picture");
   at("result-actions").hidden = false;
 }
 
@@ -127,8 +133,41 @@ function list() {
   );
 }
 
+function about(uri, name) {
+  subject = uri;
+  at("ask").hidden = !answers || !uri;
+  at("question-label").textContent = `Ask about ${name}`;
+  at("answer").hidden = true;
+}
+
+async function ask(event) {
+  event.preventDefault();
+  if (running) return;
+  const content = [{ type: "image_url", image_url: { url: subject } }];
+  if (at("question").value.trim()) content.push({ type: "text", text: at("question").value.trim() });
+  running = new AbortController();
+  busy(true);
+  at("answer").textContent = "";
+  at("answer").hidden = false;
+  try {
+    const body = JSON.stringify({ messages: [{ role: "user", content }], stream: true });
+    const given = { method: "POST", headers: headers(), body, signal: running.signal };
+    const answer = await fetch("/v1/chat/completions", given);
+    if (!answer.ok) throw new Error((await answer.json()).error.message);
+    for await (const [, data] of events(answer.body)) {
+      if (data.error) throw new Error(data.error.message);
+      at("answer").textContent += data.choices[0]?.delta.content ?? "";
+    }
+  } catch (error) {
+    if (error.name !== "AbortError") complain(error.message);
+  }
+  running = null;
+  busy(false);
+}
+
 function busy(on) {
   at("go").disabled = on;
+  at("ask-go").disabled = on;
   at("stop").hidden = !on;
   at("work").hidden = !on;
   at("progress").value = 0;
@@ -145,6 +184,7 @@ function edit(uri) {
   reference = uri;
   at("reference").hidden = !uri;
   if (uri) at("reference-picture").src = uri;
+  if (uri && uri !== shown?.url) about(uri, "your picture");
   at("prompt-label").textContent = uri ? "What to change" : "Prompt";
   at("prompt").placeholder = uri ? "make the circle blue" : "a red circle and a blue square";
   at("go").firstChild.textContent = uri ? "Edit " : "Generate ";
@@ -170,6 +210,7 @@ function again() {
 }
 
 at("form").addEventListener("submit", run);
+at("ask").addEventListener("submit", ask);
 at("stop").addEventListener("click", () => running?.abort());
 at("upload").addEventListener("change", () => { take(at("upload").files[0]); at("upload").value = ""; });
 at("drop-reference").addEventListener("click", () => edit(null));
