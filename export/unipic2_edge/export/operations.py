@@ -17,12 +17,13 @@ from .graph_shapes import Value
 Values = Mapping[str, Value]
 
 #: Operators that change no number and need no memory of their own.
-VIEWS = frozenset("Reshape Squeeze Unsqueeze Flatten Identity Shape Size Constant ConstantOfShape Range".split())
-#: Operators that copy numbers and compute none.
-MOVES = frozenset(
-    "Transpose Concat Split Slice Gather GatherND GatherElements ScatterND TensorScatter Expand Tile Pad Resize Cast "
-    "CastLike DepthToSpace SpaceToDepth".split()
+VIEWS = frozenset(
+    ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Size", "Constant", "ConstantOfShape", "Range")
 )
+#: Operators that copy numbers and compute none.
+_LAYOUT = ("Transpose", "Concat", "Split", "Expand", "Tile", "Pad", "Resize", "DepthToSpace", "SpaceToDepth")
+_CHOICE = ("Slice", "Gather", "GatherND", "GatherElements", "ScatterND", "TensorScatter")
+MOVES = frozenset((*_LAYOUT, *_CHOICE, "Cast", "CastLike"))
 _PER_OUTPUT = {
     "Softmax": 5,
     "LayerNormalization": 7,
