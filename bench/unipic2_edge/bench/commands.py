@@ -7,6 +7,7 @@ from pathlib import Path
 
 from unipic2_edge.runtime.cli import Outcome, add_common_arguments
 
+from .reporting.commands import add_report, report_outcome
 from .results import Report, write_report
 from .roofline.commands import add_roofline
 
@@ -79,6 +80,7 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
     for kind in (quality, compare, words, startup, step, serve, engines, memory, recipes, *add_roofline(kinds)):
         kind.add_argument("-o", "--output", metavar="REPORT.json", type=Path, help="write the report here as well")
         add_common_arguments(kind)
+    add_report(kinds)
     for kind in (quality, compare, words, startup, serve):
         kind.add_argument("bundle", metavar="BUNDLE", type=Path)
         kind.add_argument("--steps", type=int, metavar="N", help="default: the bundle's")
@@ -93,6 +95,8 @@ def bench(arguments: argparse.Namespace) -> Outcome:
     Raises:
         UserError: see the benchmark.
     """
+    if arguments.kind == "report":
+        return report_outcome(arguments)
     from . import benchmarks
 
     report: Report = getattr(benchmarks, f"bench_{arguments.kind}")(arguments)

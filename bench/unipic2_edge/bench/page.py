@@ -1,4 +1,4 @@
-"""A self-contained HTML page: headline figures, pictures with their words and verdicts, tables; no scripts or links."""
+"""A self-contained HTML page: headline figures, pictures, tables, plots and notes; no scripts, nothing from outside."""
 
 from __future__ import annotations
 
@@ -44,6 +44,11 @@ td, th { text-align: left; padding: .4rem .75rem .4rem 0; border-bottom: 1px sol
   vertical-align: top; }
 th { color: var(--soft); font-size: .82rem; }
 tr.whole td { font-weight: 600; }
+.wide { overflow-x: auto; }
+.note { font-size: .88rem; color: var(--soft); max-width: 50rem; margin: .6rem 0; }
+.plot { margin: 1rem 0 1.5rem; }
+.plot svg { display: block; width: 100%; height: auto; }
+.plot figcaption { color: var(--soft); max-width: 50rem; }
 .bar { display: inline-block; height: .55rem; border-radius: 3px; background: var(--bar); margin-right: .5rem; }
 """
 
@@ -76,6 +81,30 @@ class Share:
     high: float
 
 
+@dataclass(frozen=True)
+class Plot:
+    """A drawing as an SVG element, whose colours are the page's variables, and what it shows."""
+
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence beside the figures."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Titled:
+    """A picture as it was stored (PNG, JPEG or WebP), and its words."""
+
+    text: str
+    data: bytes
+    kind: str
+
+
 Cell = str | Share
 
 
@@ -88,18 +117,34 @@ class Table:
     whole: frozenset[int] = frozenset()
 
 
-def page(title: str, lead: str, tiles: Sequence[Tile], sections: Sequence[tuple[str, Sequence[Shown] | Table]]) -> str:
-    """The page as HTML; every text is escaped and every picture is part of it."""
+Content = Table | Plot | Note | Sequence[Titled] | Sequence[Shown]
+
+
+def page(title: str, lead: str, tiles: Sequence[Tile], sections: Sequence[tuple[str, Content]]) -> str:
+    """The page as HTML; every text is escaped and every picture is part of it.
+
+    A section without a heading goes on with the one before it.
+    """
     head = html.escape(title)
     parts = [f'<h1>{head}</h1><p class="lead">{html.escape(lead)}</p>', _tiles(tiles)]
     for heading, content in sections:
-        parts.append(f"<h2>{html.escape(heading)}</h2>")
-        parts.append(_table(content) if isinstance(content, Table) else _grid(content))
+        parts.append(f"<h2>{html.escape(heading)}</h2>" if heading else "")
+        parts.append(_content(content))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{head}</title><style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
+
+
+def _content(content: Content) -> str:
+    if isinstance(content, Table):
+        return f'<div class="wide">{_table(content)}</div>'
+    if isinstance(content, Plot):
+        return f'<figure class="plot">{content.svg}<figcaption>{html.escape(content.caption)}</figcaption></figure>'
+    if isinstance(content, Note):
+        return f'<p class="note">{html.escape(content.text)}</p>'
+    return _grid(content)
 
 
 def _tiles(tiles: Sequence[Tile]) -> str:
@@ -111,9 +156,11 @@ def _tiles(tiles: Sequence[Tile]) -> str:
     return f'<div class="tiles">{"".join(cards)}</div>'
 
 
-def _grid(shown: Sequence[Shown]) -> str:
-    kind = " pairs" if any(item.source is not None for item in shown) else " dense" if len(shown) > 12 else ""
-    return f'<div class="grid{kind}">{"".join(_figure(item) for item in shown)}</div>'
+def _grid(shown: Sequence[Titled] | Sequence[Shown]) -> str:
+    paired = any(isinstance(item, Shown) and item.source is not None for item in shown)
+    kind = " pairs" if paired else " dense" if len(shown) > 12 else ""
+    figures = (_figure(item) if isinstance(item, Shown) else _titled(item) for item in shown)
+    return f'<div class="grid{kind}">{"".join(figures)}</div>'
 
 
 def _figure(item: Shown) -> str:
@@ -124,6 +171,12 @@ def _figure(item: Shown) -> str:
     verdict = "✓ right" if item.verdict.right else f"✗ {item.verdict.reason}"
     mark = f'<div class="verdict{" right" if item.verdict.right else ""}">{html.escape(verdict)}</div>'
     return f"<figure>{image}<figcaption>{text}{mark}</figcaption></figure>"
+
+
+def _titled(item: Titled) -> str:
+    text, data = html.escape(item.text), base64.b64encode(item.data).decode()
+    image = f'<img alt="{text}" src="data:image/{item.kind};base64,{data}">'
+    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
 
 
 def _table(table: Table) -> str:
