@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ h1 { font-weight: 650; font-size: 1.9rem; letter-spacing: -.015em; margin: 0 0 .
 h2 { font-weight: 600; font-size: 1.2rem; margin: 3rem 0 1rem; }
 .soft { color: var(--soft); }
 .lead { color: var(--soft); margin: 0 0 1.75rem; max-width: 44rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .75rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.2rem, 1fr)); gap: .75rem; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .8rem 1rem; }
 .tile b { display: block; font-size: 1.7rem; font-weight: 600; line-height: 1.2; font-variant-numeric: tabular-nums; }
 .tile span { display: block; font-size: .82rem; color: var(--soft); }
@@ -44,6 +45,10 @@ td, th { text-align: left; padding: .4rem .75rem .4rem 0; border-bottom: 1px sol
   vertical-align: top; }
 th { color: var(--soft); font-size: .82rem; }
 tr.whole td { font-weight: 600; }
+nav { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; margin: 1.5rem 0 0; font-size: .88rem; }
+a { color: var(--bar); text-decoration: none; }
+a:hover { text-decoration: underline; }
+summary { cursor: pointer; color: var(--soft); font-size: .88rem; }
 .wide { overflow-x: auto; }
 .note { font-size: .88rem; color: var(--soft); max-width: 50rem; margin: .6rem 0; }
 .plot { margin: 1rem 0 1.5rem; }
@@ -51,6 +56,8 @@ tr.whole td { font-weight: 600; }
 .plot figcaption { color: var(--soft); max-width: 50rem; }
 .bar { display: inline-block; height: .55rem; border-radius: 3px; background: var(--bar); margin-right: .5rem; }
 """
+_SHOWN_ROWS = 24  # a longer table is folded
+_LISTED = 8  # more sections than this are listed at the top
 
 
 @dataclass(frozen=True)
@@ -127,8 +134,10 @@ def page(title: str, lead: str, tiles: Sequence[Tile], sections: Sequence[tuple[
     """
     head = html.escape(title)
     parts = [f'<h1>{head}</h1><p class="lead">{html.escape(lead)}</p>', _tiles(tiles)]
+    headings = [heading for heading, _ in sections if heading]
+    parts.append(_listed(headings) if len(headings) > _LISTED else "")
     for heading, content in sections:
-        parts.append(f"<h2>{html.escape(heading)}</h2>" if heading else "")
+        parts.append(f'<h2 id="{_anchor(heading)}">{html.escape(heading)}</h2>' if heading else "")
         parts.append(_content(content))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -137,9 +146,20 @@ def page(title: str, lead: str, tiles: Sequence[Tile], sections: Sequence[tuple[
     )
 
 
+def _listed(headings: Sequence[str]) -> str:
+    links = (f'<a href="#{_anchor(heading)}">{html.escape(heading)}</a>' for heading in headings)
+    return f"<nav>{''.join(links)}</nav>"
+
+
+def _anchor(heading: str) -> str:
+    return re.sub(r"\W+", "-", heading.lower()).strip("-")
+
+
 def _content(content: Content) -> str:
     if isinstance(content, Table):
-        return f'<div class="wide">{_table(content)}</div>'
+        table = f'<div class="wide">{_table(content)}</div>'
+        many = len(content.rows) > _SHOWN_ROWS
+        return f"<details><summary>{len(content.rows)} rows</summary>{table}</details>" if many else table
     if isinstance(content, Plot):
         return f'<figure class="plot">{content.svg}<figcaption>{html.escape(content.caption)}</figcaption></figure>'
     if isinstance(content, Note):

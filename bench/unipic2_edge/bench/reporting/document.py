@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -21,10 +22,10 @@ _KINDS: dict[str, Callable[[Stored], list[Content]]] = {
     "startup": speed_kinds.startup,
     "step": speed_kinds.step,
     "serve": speed_kinds.serve,
+    "roofline": roofline_kind.roofline,
+    "predict": card_kinds.predict,
     "engines": card_kinds.engines,
     "memory": card_kinds.memory,
-    "predict": card_kinds.predict,
-    "roofline": roofline_kind.roofline,
 }
 _ORDER = {name: place for place, name in enumerate(_KINDS)}
 
@@ -104,4 +105,7 @@ def _machine_cells(report: Stored) -> tuple[str, ...]:
 
 
 def _text(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    text = str(value)
+    return f"{text[:12]}…" if re.fullmatch("[0-9a-f]{64}", text) else text

@@ -8,21 +8,22 @@ from typing import Any
 from ..page import Share
 
 Fields = Mapping[str, Any]
+_GAP = "\u00a0"  # a number and its unit stay on one line
 
 
 def seconds(value: float) -> str:
     """1.23 s, 4.56 ms or 7.89 µs."""
     size = abs(value)
     if size >= 1:
-        return f"{value:.2f} s"
-    return f"{1e3 * value:.3g} ms" if size >= 1e-3 else f"{1e6 * value:.3g} µs"
+        return f"{value:.2f}{_GAP}s"
+    return f"{1e3 * value:.3g}{_GAP}ms" if size >= 1e-3 else f"{1e6 * value:.3g}{_GAP}µs"
 
 
 def amount(value: float | None) -> str:
     """Bytes in MB or GB; nothing for nothing."""
     if value is None:
         return ""
-    return f"{value / 1e9:.2f} GB" if value >= 1e9 else f"{value / 1e6:.2f} MB"
+    return f"{value / 1e9:.2f}{_GAP}GB" if value >= 1e9 else f"{value / 1e6:.2f}{_GAP}MB"
 
 
 def middle(sample: float | Fields) -> float:
@@ -49,7 +50,7 @@ def times(sample: Fields) -> str:
 
 def percent(value: float | None) -> str:
     """A share of 1."""
-    return "" if value is None else f"{100 * value:.1f} %"
+    return "" if value is None else f"{100 * value:.1f}{_GAP}%"
 
 
 def share(score: Fields) -> Share:

@@ -120,13 +120,21 @@ def scatter(name: str, points: Mapping[str, tuple[float, float]], labels: tuple[
     def paint(axes: Axes) -> None:
         for label, (x, y) in points.items():
             axes.plot(x, y, "o", color=PALETTE[0 if label in best else 7], markersize=7)
-            axes.annotate(label, (x, y), (7, 5), textcoords="offset points", fontsize=9)
+            axes.annotate(label, (x, y), (7, _lift(label, points)), textcoords="offset points", fontsize=9)
         front = sorted(points[label] for label in best)
         axes.plot([x for x, _ in front], [y for _, y in front], "--", color=PALETTE[0], linewidth=1)
         axes.margins(0.18)
         _finish(axes, labels, legend=False)
 
     return draw(name, 3.8, paint)
+
+
+def _lift(label: str, points: Mapping[str, tuple[float, float]]) -> float:
+    """How far above its point a label stands: below it where that is the lower one of two that nearly coincide."""
+    x, y = points[label]
+    width, height = (max(values) - min(values) or 1.0 for values in zip(*points.values(), strict=True))
+    near = [b for a, b in points.values() if abs(a - x) < width / 12 and 0 < b - y < height / 16]
+    return -12.0 if near else 5.0
 
 
 def pareto(points: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -162,6 +170,11 @@ def roofline(name: str, roofs: Mapping[str, float], bandwidth: float, points: Ma
             axes.plot(x, y / 1e9, "o", color=PALETTE[index % len(PALETTE)], label=label, markersize=7)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        lowest = min(y for _, y in points.values()) / 1e9
+        axes.set_ylim(lowest / 2, 2 * max(roofs.values()) / 1e9)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("")
         _finish(axes, ("operations a byte (weights and border)", "GFLOP/s"))
 
     return draw(name, 4.2, paint)

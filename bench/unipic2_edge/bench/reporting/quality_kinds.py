@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..page import Cell, Content, Note, Table
-from .figures import Fields, amount, error, seconds, share
+from .figures import Fields, amount, error, percent, seconds, share
 from .stored import Stored
 
 
@@ -40,4 +40,4 @@ def recipes(report: Stored) -> list[Content]:
 
 def _lost(task: Fields | None) -> tuple[str, str]:
     """The score and the points lost; nothing where no library here runs the recipe."""
-    return ("", "") if task is None else (f"{task['candidate']:.1f} %", f"{task['points']:+.1f}")
+    return ("", "") if task is None else (percent(task["candidate"] / 100), f"{task['points']:+.1f}")

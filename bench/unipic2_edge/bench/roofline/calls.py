@@ -18,6 +18,7 @@ from unipic2_edge.runtime.pipeline import Pipeline
 from unipic2_edge.runtime.pool import SessionPool
 from unipic2_edge.runtime.session import Array, Arrays, Session, check_inputs, stored_dtype
 
+from .denoiser_only import is_denoiser_only, run_denoiser
 from .workload import Workload
 
 Extents = tuple[tuple[str, int], ...]
@@ -125,12 +126,17 @@ def extents_of(graph: Graph, inputs: Mapping[str, Array]) -> Extents:
 def asked_calls(bundle: Bundle, workload: Workload, works: WorkTable) -> list[Call]:
     """The calls of one run, in their order; no weights are read and nothing is computed.
 
+    A bundle of the denoiser alone makes the denoiser's calls alone.
+
     Raises:
         UserError: the bundle cannot do the task at this size, or is damaged.
     """
     calls: list[Call] = []
     pool = SessionPool(bundle, lambda name: _Asked(name, bundle.graph(name), works, calls))
-    workload.run(Pipeline(bundle, pool))
+    if is_denoiser_only(bundle):
+        run_denoiser(bundle, pool, workload)
+    else:
+        workload.run(Pipeline(bundle, pool))
     return calls
 
 

@@ -18,6 +18,7 @@ from unipic2_edge.runtime.errors import MissingDependencyError
 from unipic2_edge.runtime.onnx_session import EXACT_INT8, import_onnxruntime
 from unipic2_edge.runtime.openvino_session import core, has_bfloat16
 
+from ..machine import machine
 from .limits import Limits
 from .one_product import one_product
 
@@ -42,8 +43,8 @@ def measure_limits(device: Device, threads: int, size: int = SIZE) -> Limits | N
     for name in _EMULATED:
         rates.setdefault(name, rates["float32"])
     libraries = ", ".join(dict.fromkeys(library for _, library in products))
-    how = f"measured: products of {size}×{size} through {libraries} on {threads} threads; copies of {_COPIED >> 20} MiB"
-    return Limits(device.name, how, rates, copy_bandwidth(threads))
+    how = f"measured: products of {size}×{size} through {libraries}, threads: {threads}; copies of {_COPIED >> 20} MiB"
+    return Limits(str(machine()["processor"]), how, rates, copy_bandwidth(threads))
 
 
 def best_seconds(run: Run, seconds: float = _SECONDS) -> float:

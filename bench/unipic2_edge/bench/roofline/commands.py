@@ -86,6 +86,7 @@ def bench_predict(arguments: argparse.Namespace) -> Report:
     results: dict[str, object] = {
         "efficiency": {"overall": efficiency.overall, "graphs": efficiency.graphs, "source": efficiency.source},
         "predictions": [prediction_record(found) for found in made],
+        "graphs": sorted({stage.graph for stage in stages}),
         "left out": LAUNCHES,
     }
     return Report("predict", _settings(bundle, workload, arguments), results, lines)
