@@ -25,6 +25,8 @@ from .quality import (
     understanding_quality,
 )
 from .results import Report
+from .roofline.commands import bench_predict as bench_predict
+from .roofline.commands import bench_roofline as bench_roofline
 
 if TYPE_CHECKING:
     from unipic2_edge.training.checkpoint import Checkpoint

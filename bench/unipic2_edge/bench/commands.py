@@ -1,4 +1,4 @@
-"""bench's commands: `demo`, and `bench quality|compare|words|startup|step|serve|engines|memory|recipes`."""
+"""bench's commands: `demo`, and `bench KIND`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 
 from unipic2_edge.runtime.cli import Outcome, add_common_arguments
 
+from .reporting.commands import add_report, report_outcome
 from .results import Report, write_report
+from .roofline.commands import add_roofline
 
 
 def demo_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,9 +77,10 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
     serve.add_argument("--batch", type=int, default=4)
     serve.add_argument("--slow", type=int, default=200, metavar="N", help="clients that dawdle (default: 200)")
     serve.add_argument("--threads", type=int, metavar="K", help="CPU threads (default: one per core)")
-    for kind in (quality, compare, words, startup, step, serve, engines, memory, recipes):
+    for kind in (quality, compare, words, startup, step, serve, engines, memory, recipes, *add_roofline(kinds)):
         kind.add_argument("-o", "--output", metavar="REPORT.json", type=Path, help="write the report here as well")
         add_common_arguments(kind)
+    add_report(kinds)
     for kind in (quality, compare, words, startup, serve):
         kind.add_argument("bundle", metavar="BUNDLE", type=Path)
         kind.add_argument("--steps", type=int, metavar="N", help="default: the bundle's")
@@ -92,6 +95,8 @@ def bench(arguments: argparse.Namespace) -> Outcome:
     Raises:
         UserError: see the benchmark.
     """
+    if arguments.kind == "report":
+        return report_outcome(arguments)
     from . import benchmarks
 
     report: Report = getattr(benchmarks, f"bench_{arguments.kind}")(arguments)

@@ -1,10 +1,11 @@
-"""A self-contained HTML page: headline figures, pictures with their words and verdicts, tables; no scripts or links."""
+"""A self-contained HTML page: headline figures, pictures, tables, plots and notes; no scripts, nothing from outside."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ h1 { font-weight: 650; font-size: 1.9rem; letter-spacing: -.015em; margin: 0 0 .
 h2 { font-weight: 600; font-size: 1.2rem; margin: 3rem 0 1rem; }
 .soft { color: var(--soft); }
 .lead { color: var(--soft); margin: 0 0 1.75rem; max-width: 44rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .75rem; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.2rem, 1fr)); gap: .75rem; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .8rem 1rem; }
 .tile b { display: block; font-size: 1.7rem; font-weight: 600; line-height: 1.2; font-variant-numeric: tabular-nums; }
 .tile span { display: block; font-size: .82rem; color: var(--soft); }
@@ -44,8 +45,19 @@ td, th { text-align: left; padding: .4rem .75rem .4rem 0; border-bottom: 1px sol
   vertical-align: top; }
 th { color: var(--soft); font-size: .82rem; }
 tr.whole td { font-weight: 600; }
+nav { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; margin: 1.5rem 0 0; font-size: .88rem; }
+a { color: var(--bar); text-decoration: none; }
+a:hover { text-decoration: underline; }
+summary { cursor: pointer; color: var(--soft); font-size: .88rem; }
+.wide { overflow-x: auto; }
+.note { font-size: .88rem; color: var(--soft); max-width: 50rem; margin: .6rem 0; }
+.plot { margin: 1rem 0 1.5rem; }
+.plot svg { display: block; width: 100%; height: auto; }
+.plot figcaption { color: var(--soft); max-width: 50rem; }
 .bar { display: inline-block; height: .55rem; border-radius: 3px; background: var(--bar); margin-right: .5rem; }
 """
+_SHOWN_ROWS = 24  # a longer table is folded
+_LISTED = 8  # more sections than this are listed at the top
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,30 @@ class Share:
     high: float
 
 
+@dataclass(frozen=True)
+class Plot:
+    """A drawing as an SVG element, whose colours are the page's variables, and what it shows."""
+
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence beside the figures."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Titled:
+    """A picture as it was stored (PNG, JPEG or WebP), and its words."""
+
+    text: str
+    data: bytes
+    kind: str
+
+
 Cell = str | Share
 
 
@@ -88,18 +124,47 @@ class Table:
     whole: frozenset[int] = frozenset()
 
 
-def page(title: str, lead: str, tiles: Sequence[Tile], sections: Sequence[tuple[str, Sequence[Shown] | Table]]) -> str:
-    """The page as HTML; every text is escaped and every picture is part of it."""
+Content = Table | Plot | Note | Sequence[Titled] | Sequence[Shown]
+
+
+def page(title: str, lead: str, tiles: Sequence[Tile], sections: Sequence[tuple[str, Content]]) -> str:
+    """The page as HTML; every text is escaped and every picture is part of it.
+
+    A section without a heading goes on with the one before it.
+    """
     head = html.escape(title)
     parts = [f'<h1>{head}</h1><p class="lead">{html.escape(lead)}</p>', _tiles(tiles)]
+    headings = [heading for heading, _ in sections if heading]
+    parts.append(_listed(headings) if len(headings) > _LISTED else "")
     for heading, content in sections:
-        parts.append(f"<h2>{html.escape(heading)}</h2>")
-        parts.append(_table(content) if isinstance(content, Table) else _grid(content))
+        parts.append(f'<h2 id="{_anchor(heading)}">{html.escape(heading)}</h2>' if heading else "")
+        parts.append(_content(content))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{head}</title><style>{_STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
+
+
+def _listed(headings: Sequence[str]) -> str:
+    links = (f'<a href="#{_anchor(heading)}">{html.escape(heading)}</a>' for heading in headings)
+    return f"<nav>{''.join(links)}</nav>"
+
+
+def _anchor(heading: str) -> str:
+    return re.sub(r"\W+", "-", heading.lower()).strip("-")
+
+
+def _content(content: Content) -> str:
+    if isinstance(content, Table):
+        table = f'<div class="wide">{_table(content)}</div>'
+        many = len(content.rows) > _SHOWN_ROWS
+        return f"<details><summary>{len(content.rows)} rows</summary>{table}</details>" if many else table
+    if isinstance(content, Plot):
+        return f'<figure class="plot">{content.svg}<figcaption>{html.escape(content.caption)}</figcaption></figure>'
+    if isinstance(content, Note):
+        return f'<p class="note">{html.escape(content.text)}</p>'
+    return _grid(content)
 
 
 def _tiles(tiles: Sequence[Tile]) -> str:
@@ -111,9 +176,11 @@ def _tiles(tiles: Sequence[Tile]) -> str:
     return f'<div class="tiles">{"".join(cards)}</div>'
 
 
-def _grid(shown: Sequence[Shown]) -> str:
-    kind = " pairs" if any(item.source is not None for item in shown) else " dense" if len(shown) > 12 else ""
-    return f'<div class="grid{kind}">{"".join(_figure(item) for item in shown)}</div>'
+def _grid(shown: Sequence[Titled] | Sequence[Shown]) -> str:
+    paired = any(isinstance(item, Shown) and item.source is not None for item in shown)
+    kind = " pairs" if paired else " dense" if len(shown) > 12 else ""
+    figures = (_figure(item) if isinstance(item, Shown) else _titled(item) for item in shown)
+    return f'<div class="grid{kind}">{"".join(figures)}</div>'
 
 
 def _figure(item: Shown) -> str:
@@ -124,6 +191,12 @@ def _figure(item: Shown) -> str:
     verdict = "✓ right" if item.verdict.right else f"✗ {item.verdict.reason}"
     mark = f'<div class="verdict{" right" if item.verdict.right else ""}">{html.escape(verdict)}</div>'
     return f"<figure>{image}<figcaption>{text}{mark}</figcaption></figure>"
+
+
+def _titled(item: Titled) -> str:
+    text, data = html.escape(item.text), base64.b64encode(item.data).decode()
+    image = f'<img alt="{text}" src="data:image/{item.kind};base64,{data}">'
+    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
 
 
 def _table(table: Table) -> str:

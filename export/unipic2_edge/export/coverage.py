@@ -6,29 +6,21 @@ Counted on the graphs as they were written: shapes are inferred for one size of 
 
 from __future__ import annotations
 
-import copy
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from math import prod
 
 import onnx
-import onnx_ir as ir
-from onnx import ModelProto, NodeProto, TensorProto
-from onnxscript import optimizer
 
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.errors import BundleError
 
+from .graph_shapes import infer_values
+from .operands import Operands
+from .operations import matrix_operations
+
 _ROWS = 2  # both guidance branches of one picture
 _WORDS = 32  # tokens of an instruction, with the chat template's
-_FORMATS: dict[int, str] = {
-    TensorProto.INT8: "int8",
-    TensorProto.FLOAT8E4M3FN: "fp8",
-    TensorProto.INT4: "int4",
-    TensorProto.FLOAT4E2M1: "nvfp4",
-}
-_DYNAMIC = "TRT_FP4DynamicQuantize"
 _WEIGHT = re.compile(r"\.weight(\.transposed|\.codes|\.down|\.up)?$")
 
 
@@ -63,90 +55,21 @@ def products(bundle: Bundle, graph: str, size: tuple[int, int]) -> list[Product]
         BundleError: the graph is missing or damaged, or the shapes of its products cannot be inferred.
     """
     model = onnx.load(bundle.path(bundle.graph(graph).file), load_external_data=False)
-    makers = {output: node for node in model.graph.node for output in node.output}
-    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    shapes = _shapes(model, _extents(bundle, size))
+    operands, values = Operands(model), infer_values(model, _extents(bundle, size)).values
     found = []
     for node in model.graph.node:
         if node.op_type in ("MatMul", "Gemm"):
             try:
-                flops = 2 * prod(shapes[node.output[0]]) * _depth(node, shapes)
+                flops = matrix_operations(node, values) or 0
             except KeyError as missing:
                 raise BundleError(
                     f"the shape of {missing} in {graph} is unknown", "export the checkpoint again"
                 ) from None
-            weight = _weight(node, makers, types)
+            weight = operands.weight(node)
             kind, name = ("attention", node.name) if weight is None else ("linear", _WEIGHT.sub("", weight))
-            sides = [_format(side, makers, types) for side in node.input[:2]]
+            sides = [operands.format(side) for side in node.input[:2]]
             found.append(Product(name, kind, sides[1], sides[0], flops))
     return found
-
-
-def _depth(node: NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """K, the length of the sums."""
-    transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
-    return shapes[node.input[0]][0 if transposed else -1]
-
-
-def _weight(node: NodeProto, makers: Mapping[str, NodeProto], types: Mapping[str, int]) -> str | None:
-    """The initialiser on a product's right side, behind its DequantizeLinear where it has one."""
-    name = str(node.input[1])
-    while name not in types:
-        maker = makers.get(name)
-        if maker is None or maker.op_type not in ("DequantizeLinear", "Transpose"):
-            return None
-        name = str(maker.input[0])
-    return name
-
-
-def _format(side: str, makers: Mapping[str, NodeProto], types: Mapping[str, int]) -> str | None:
-    """The format of a side of a product; None where no DequantizeLinear made it."""
-    maker = makers.get(side)
-    while maker is not None and maker.op_type in ("Transpose", "Reshape"):
-        side = maker.input[0]
-        maker = makers.get(side)
-    if maker is None or maker.op_type != "DequantizeLinear":
-        return None
-    codes = maker.input[0]
-    if codes in types:
-        return _FORMATS.get(types[codes])
-    source = makers[codes]
-    return "nvfp4" if source.op_type == _DYNAMIC else _FORMATS.get(types.get(source.input[2], 0))
-
-
-def _shapes(model: ModelProto, extents: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """Every value's shape for these extents; values of unknown shape are left out."""
-    model = copy.deepcopy(model)
-    _drop_dynamic(model)
-    del model.graph.value_info[:]
-    for value in model.graph.input:
-        for side in value.type.tensor_type.shape.dim:
-            if side.dim_param:
-                side.dim_value = extents[side.dim_param]
-    for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    begun = ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(model, data_prop=True))
-    for initializer in begun.graph.initializers.values():
-        if isinstance(initializer.const_value, ir.ExternalTensor):
-            initializer.const_value = None  # its shape is enough, and its file stays closed
-    # ONNX's own inference stops where a number of tokens is computed with; folding goes on from there.
-    optimizer.fold_constants(begun, onnx_shape_inference=True)
-    values = [*begun.graph.inputs, *begun.graph.initializers.values()]
-    values += [output for node in begun.graph for output in node.outputs]
-    return {
-        value.name or "": value.shape.numpy() for value in values if value.shape is not None and value.shape.is_static()
-    }
-
-
-def _drop_dynamic(model: ModelProto) -> None:
-    """TensorRT's quantisation of nvfp4 inputs, which ONNX cannot infer, out of the way: it keeps their shape."""
-    sources = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == _DYNAMIC}
-    for node in model.graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in sources:
-            rounded = NodeProto(op_type="Identity", name=node.name)
-            rounded.input.append(sources[node.input[0]])
-            rounded.output.append(node.output[0])
-            node.CopyFrom(rounded)
 
 
 def _extents(bundle: Bundle, size: tuple[int, int]) -> dict[str, int]:

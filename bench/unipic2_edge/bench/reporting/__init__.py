@@ -1,0 +1,1 @@
+"""Reports of benchmarks made readable: one or many, as Markdown, as an HTML page with plots, as an index."""

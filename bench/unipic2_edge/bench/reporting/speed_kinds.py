@@ -1,0 +1,141 @@
+"""What reports of seconds show: `bench latency`, `throughput`, `compare`, `words`, `startup`, `step`, `serve`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..page import Cell, Content, Note, Table
+from .figures import error, middle, seconds, spread_cells, times
+from .stored import Stored
+
+_SAMPLE = ["median", "quartiles", "least–most", "runs"]
+_PERCENTILES = ("p50", "p90", "p99", "mean", "stdev")
+
+
+def compare(report: Stored) -> list[Content]:
+    """The runtime against PyTorch, for each task."""
+    rows: list[list[Cell]] = []
+    for task, found in report.results.items():
+        psnr = found["picture_psnr_min_db"]
+        rows.append([
+            task, times(found["speedup"]), seconds(found["runtime_seconds"]["median"]),
+            seconds(found["pytorch_eager_seconds"]["median"]), error(found["latents_relative_error_max"]),
+            psnr if isinstance(psnr, str) else f"≥ {psnr:.1f} dB",
+        ])  # fmt: skip
+    head = ["task", "faster than PyTorch (quartiles)", "here", "PyTorch eager", "latents differ by", "pictures"]
+    return [Table(head, rows)]
+
+
+def words(report: Stored) -> list[Content]:
+    """Looks and answers against PyTorch: every figure that both have."""
+    rows: list[list[Cell]] = []
+    for name, found in _samples(report.results):
+        rows.append([name, f"{found['median']:.4g}", f"{found['low']:.4g}–{found['high']:.4g}", str(found["count"])])
+    return [Table(["what", "median", "quartiles", "runs"], rows)]
+
+
+def startup(report: Stored) -> list[Content]:
+    """Seconds of fresh processes."""
+    rows: list[list[Cell]] = [[name.replace("_", " "), *spread_cells(found)] for name, found in report.results.items()]
+    return [Table(["from process start to", *_SAMPLE], rows)]
+
+
+def step(report: Stored) -> list[Content]:
+    """One denoising step through every contestant."""
+    rows: list[list[Cell]] = [
+        [row["name"], times(row["speedup"]), seconds(row["seconds"]["median"]), error(row["velocity_error"])]
+        for row in report.results["rows"]
+    ]
+    return [Table(["through", "faster than the first (quartiles)", "a step", "velocity differs by"], rows)]
+
+
+def serve(report: Stored) -> list[Content]:
+    """A server under load."""
+    found = report.results
+    rows: list[list[Cell]] = [
+        ["pictures a second, the pipeline alone", f"{found['bare']['median']:.2f}"],
+        ["share of that, served one by one", times(found["single_ratio"])],
+        ["share of that, batched", times(found["batched_ratio"])],
+        ["p99 of a good client beside slow ones", f"{found['slow_ratio']:.2f}× of that without them"],
+        ["memory's growth a request", f"{found['growth_per_request']:.0f} bytes"],
+    ]
+    return [Table(["what", "found"], rows)]
+
+
+def latency(report: Stored) -> list[Content]:
+    """Every stage's percentiles, and whatever else was timed."""
+    contents: list[Content] = []
+    for label, stages in stage_tables(report.results):
+        rows: list[list[Cell]] = [[name, *_percentiles(found)] for name, found in stages.items()]
+        contents += [Note(label)] if label else []
+        contents.append(Table(["stage", *_PERCENTILES], rows))
+    return contents + other_figures(report, without=("stages", "pictures"))
+
+
+def throughput(report: Stored) -> list[Content]:
+    """Pictures a second for every batch and number of requests at once."""
+    rows = throughput_rows(report.results)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells: list[list[Cell]] = [[_cell(row.get(name)) for name in names] for row in rows]
+    return [Table([name.replace("_", " ") for name in names], cells)]
+
+
+def stage_tables(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(label, stages) of a latency report: one for all, or one for each setting of a sweep."""
+    if isinstance(results.get("stages"), Mapping):
+        yield "", results["stages"]
+    for name, value in results.items():
+        entries = value if isinstance(value, list) else [value]
+        for entry in entries:
+            if isinstance(entry, Mapping) and isinstance(entry.get("stages"), Mapping):
+                yield str(entry.get("name", name)), entry["stages"]
+
+
+def throughput_rows(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The points of a throughput report's sweep: each has a batch and a rate."""
+    lists = (value for value in results.values() if isinstance(value, list))
+    return [row for rows in lists for row in rows if isinstance(row, Mapping) and "batch" in row]
+
+
+def other_figures(report: Stored, without: tuple[str, ...] = ()) -> list[Content]:
+    """Every figure of a report of any kind, by its place: what no other table shows is not lost."""
+    rows: list[list[Cell]] = [
+        [name, _cell(value)]
+        for name, value in _leaves({key: value for key, value in report.results.items() if key not in without})
+    ]
+    return [Table(["figure", "value"], rows)] if rows else []
+
+
+def _percentiles(found: float | Mapping[str, Any]) -> list[str]:
+    if not isinstance(found, Mapping):
+        return [seconds(found), *([""] * (len(_PERCENTILES) - 1))]
+    rest = [seconds(found[name]) if isinstance(found.get(name), (int, float)) else "" for name in _PERCENTILES[1:]]
+    return [seconds(middle(found)), *rest]
+
+
+def _samples(fields: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            if {"median", "low", "high", "count"} <= value.keys():
+                yield f"{place}{name}", value
+            else:
+                yield from _samples(value, f"{place}{name}: ")
+
+
+def _leaves(fields: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{place}{name}: ")
+        elif not (isinstance(value, list) and any(isinstance(entry, (Mapping, list)) for entry in value)):
+            yield f"{place}{name}", value
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, Mapping):
+        return f"{middle(value):.4g}"
+    if isinstance(value, bool) or value is None:
+        return {None: "", True: "yes", False: "no"}[value]
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

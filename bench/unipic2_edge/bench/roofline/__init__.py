@@ -1,0 +1,1 @@
+"""How near a device's limits a bundle runs, and what other devices' limits let expect."""

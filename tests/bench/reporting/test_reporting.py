@@ -1,0 +1,163 @@
+"""Reports read back and shown: every kind that is stored here, pictures, refusals, and the index of the results."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from unipic2_edge.bench.page import Note, Table
+from unipic2_edge.bench.reporting.document import document
+from unipic2_edge.bench.reporting.index import headline, index
+from unipic2_edge.bench.reporting.markdown import markdown
+from unipic2_edge.bench.reporting.overview import latency_bars, quality_points, throughput_series
+from unipic2_edge.bench.reporting.stored import Stored, read_reports
+from unipic2_edge.runtime.cli import main
+from unipic2_edge.runtime.errors import RequestError
+
+RESULTS = Path(__file__).parents[3] / "bench" / "results"
+MACHINE = {"processor": "a processor", "cores": 4, "libraries": {"numpy": "2.0"}}
+
+
+def _stored(kind: str, results: dict[str, Any], path: Path = Path("there/one.json"), **settings: object) -> Stored:
+    return Stored(path, kind, "2026-01-02T03:04:05Z", dict(settings), results, MACHINE)
+
+
+def _write(report: Stored) -> Path:
+    fields = {name: getattr(report, name) for name in ("benchmark", "when", "settings", "results", "machine")}
+    report.path.write_text(json.dumps(fields), encoding="utf-8")
+    return report.path
+
+
+def test_every_stored_report_is_shown_with_its_figures() -> None:
+    reports = read_reports([RESULTS])
+    parts = {part.heading: part.contents for part in document(reports)}
+    assert len(reports) >= 13
+    for report in reports:
+        assert any(isinstance(content, Table) and content.rows for content in parts[report.title])
+    text = markdown("T", "lead", document(reports))
+    compare = next(report for report in reports if report.benchmark == "compare")
+    assert f"{compare.results['edit']['speedup']['median']:.2f}×" in text
+    assert "**generation**" in text  # a row that sums others up
+
+
+def test_the_index_of_the_results_is_current() -> None:
+    found = (RESULTS / "README.md").read_text(encoding="utf-8")
+    assert found == index(RESULTS, read_reports([RESULTS])), "run: unipic2-edge bench report bench/results --index"
+
+
+def test_the_index_links_what_is_there() -> None:
+    links = re.findall(r"\]\(([^)]+\.json)\)", (RESULTS / "README.md").read_text(encoding="utf-8"))
+    assert links and all((RESULTS / link).is_file() for link in links)
+
+
+LATENCY = {"generate": {"stages": {"text": {"p50": 0.25, "p90": 0.5}, "denoise": {"p50": 2.0}, "total": {"p50": 9.0}}}}
+THROUGHPUT = {
+    "points": [
+        {"batch": 1, "concurrency": 1, "pictures_per_second": 3.0},
+        {"batch": 4, "concurrency": 1, "pictures_per_second": {"median": 6.0}},
+        {"batch": 4, "concurrency": 2, "pictures_per_second": 5.0},
+    ]
+}
+
+
+def test_stages_and_rates_are_found_for_the_plots() -> None:
+    reports = [_stored("latency", LATENCY), _stored("throughput", THROUGHPUT)]
+    assert latency_bars(reports) == {"one: generate": {"text": 250.0, "denoise": 2000.0}}
+    assert throughput_series(reports) == {"one": [(1.0, 3.0), (4.0, 6.0)], "one, 2 at once": [(4.0, 5.0)]}
+
+
+def test_quality_meets_latency_of_the_same_bundle_on_the_same_machine_only() -> None:
+    same = {"bundle": "b", "source": "s", "recipe": "fp32", "steps": 4, "guidance": 1.0, "size": "64x64"}
+    quality = _stored("quality", {"generation": {"mean": 0.5}}, **same)
+    compare = {"generate": {"runtime_seconds": {"median": 0.25}}}
+    assert quality_points([quality, _stored("compare", compare, **same)]) == {"b fp32": (0.25, 50.0)}
+    assert quality_points([quality, _stored("compare", compare, **{**same, "steps": 8})]) == {}
+
+
+def test_a_kind_that_nobody_knows_shows_all_its_figures() -> None:
+    (part, _) = document([_stored("new", {"inner": {"value": 1.5, "fine": True}, "rows": [{"a": 1}]})])
+    table = part.contents[0]
+    assert isinstance(table, Table)
+    assert list(map(list, table.rows)) == [["inner: value", "1.5"], ["inner: fine", "yes"]]
+    assert isinstance(part.contents[-1], Note) and "2026-01-02" in part.contents[-1].text
+
+
+def test_the_page_holds_plots_and_the_pictures_that_were_timed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (2, 2), (255, 0, 0)).save(tmp_path / "red.png")
+    named = {**LATENCY, "pictures": [{"file": "red.png", "text": "a <red> square"}]}
+    paths = [_write(_stored("latency", named, tmp_path / "latency.json", bundle="b"))]
+    paths.append(_write(_stored("throughput", THROUGHPUT, tmp_path / "throughput.json")))
+    written = tmp_path / "report.html"
+    assert main(["bench", "report", *map(str, paths), "-o", str(written)]) == 0, capsys.readouterr().err
+    content = written.read_text(encoding="utf-8")
+    assert content.count("<svg") == 2
+    assert "a &lt;red&gt; square" in content and "data:image/png;base64," in content
+    assert "http" not in content and "<script" not in content
+    assert "var(--ink)" in content and "#010203" not in content
+    ids = re.findall(r' id="([^"]+)"', content)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', content)) <= set(ids)
+
+
+def test_markdown_goes_to_the_terminal_without_an_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = _write(_stored("latency", LATENCY, tmp_path / "latency.json"))
+    assert main(["bench", "report", str(path)]) == 0
+    assert "| denoise | 2.00" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("file", ["../secret.png", "missing.png", "words.txt"])
+def test_a_picture_that_is_not_beside_its_report_is_refused(tmp_path: Path, file: str) -> None:
+    folder = tmp_path / "reports"
+    folder.mkdir()
+    Image.new("RGB", (2, 2)).save(tmp_path / "secret.png")
+    (folder / "words.txt").write_text("words", encoding="utf-8")
+    with pytest.raises(RequestError, match="no picture beside it"):
+        document([_stored("latency", {"pictures": [file]}, folder / "r.json")])
+
+
+def test_a_damaged_report_is_named() -> None:
+    broken = _stored("compare", {"generate": {}})
+    with pytest.raises(RequestError, match=r"one\.json is damaged"):
+        document([broken])
+    with pytest.raises(RequestError, match=r"one\.json is damaged"):
+        headline(broken)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [("[1]", "is no report"), ("{", "is not JSON"), ('{"benchmark": "x"}', "is no report")]
+)
+def test_other_files_are_no_reports(
+    tmp_path: Path, content: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(content, encoding="utf-8")
+    assert main(["bench", "report", str(path)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_folder_without_reports_and_an_index_of_a_file_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "report", str(tmp_path)]) == 2
+    assert "there is no report" in capsys.readouterr().err
+    path = _write(_stored("latency", LATENCY, tmp_path / "latency.json"))
+    assert main(["bench", "report", str(path), "--index"]) == 2
+    assert "an index is of one folder" in capsys.readouterr().err
+    assert main(["bench", "report", str(path), "-o", str(tmp_path / "report.pdf")]) == 2
+    assert "neither .html nor .md" in capsys.readouterr().err
+
+
+def test_the_index_command_writes_beside_the_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "results" / "a-device"
+    folder.mkdir(parents=True)
+    _write(_stored("startup", {"help": {"median": 0.07}}, folder / "startup.json", bundle="b"))
+    assert main(["bench", "report", str(tmp_path / "results"), "--index"]) == 0, capsys.readouterr().err
+    text = (tmp_path / "results" / "README.md").read_text(encoding="utf-8")
+    assert "## a-device" in text and "[startup](a-device/startup.json)" in text and "help 70\u00a0ms" in text
