@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,7 @@ def _gpu_products(torch: Any, size: int) -> Iterator[tuple[str, Run]]:
     one = torch.tensor(1.0, device="cuda")
     for name, dtype in (("float32", torch.float32), ("float16", torch.float16), ("bfloat16", torch.bfloat16)):
         left, right = (torch.randn(size, size, device="cuda").to(dtype) for _ in range(2))
-        yield name, _synchronised(torch, lambda left=left, right=right: left @ right)
+        yield name, _synchronised(torch, partial(torch.matmul, left, right))
     whole = torch.randint(-9, 9, (size, size), device="cuda")
     eight, eighth = whole.to(torch.int8), whole.to(torch.float8_e4m3fn)
     candidates: dict[str, Run] = {

@@ -41,6 +41,5 @@ def _quantised(values: np.ndarray) -> tuple[list[NodeProto], dict[str, np.ndarra
     columns = values.shape[1]
     codes = np.clip(np.round(values / _SCALE), -127, 127).astype(np.int8)
     scales, zeros = np.full(columns, _SCALE, np.float32), np.zeros(columns, np.int8)
-    return nodes, {
-        "w": codes, "scale": np.float32(_SCALE), "zero": np.int8(0), "scales": scales, "zeros": zeros,
-    }  # fmt: skip
+    scale, zero = np.array(_SCALE, np.float32), np.array(0, np.int8)
+    return nodes, {"w": codes, "scale": scale, "zero": zero, "scales": scales, "zeros": zeros}
