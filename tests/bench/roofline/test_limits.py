@@ -45,6 +45,8 @@ def test_a_data_sheets_limits_are_per_second_and_know_what_is_missing() -> None:
     }  # fmt: skip
     assert limits.compute_seconds({"float16": 20 * 10**12, "float32": 5 * 10**12}) == pytest.approx(1.0)
     assert limits.compute_seconds({"fp8": 1}) is None
+    assert limits.missing({"fp8": 2, "float16": 98}) == ["fp8"]
+    assert limits.compute_seconds({"fp8": 10**11, "float16": 40 * 10**12}) == pytest.approx(1.0)  # too little to count
     assert limits.memory_seconds(250 * 10**9) == pytest.approx(0.5)
 
 
