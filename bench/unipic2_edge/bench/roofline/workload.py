@@ -11,8 +11,8 @@ from unipic2_edge.runtime.errors import RequestError
 from unipic2_edge.runtime.pictures import parse_size
 from unipic2_edge.runtime.pipeline import Pipeline
 from unipic2_edge.runtime.request import task_defaults
+from unipic2_edge.runtime.settings import Task
 
-TASKS = ("generate", "edit")
 _PROMPTS = {"generate": "two red squares and a blue ring", "edit": "make the circle blue"}
 
 
@@ -29,7 +29,7 @@ class Workload:
         pictures: in one batch.
     """
 
-    task: str
+    task: Task
     width: int
     height: int
     steps: int
@@ -68,7 +68,7 @@ class Workload:
 
 
 def make_workload(
-    manifest: Manifest, task: str, size: str | None, steps: int | None, guidance: float | None, pictures: int
+    manifest: Manifest, task: Task, size: str | None, steps: int | None, guidance: float | None, pictures: int
 ) -> Workload:
     """A task with the bundle's defaults for what is not given.
 
