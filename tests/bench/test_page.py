@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
-from unipic2_edge.bench.page import Share, Shown, Table, Tile, page
+from unipic2_edge.bench.page import Note, Plot, Share, Shown, Table, Tile, page
 from unipic2_edge.training.shapes.verifier import Verdict
 
 RED = np.full((4, 6, 3), (255, 0, 0), np.uint8)
@@ -71,3 +71,23 @@ def test_a_wrong_picture_says_why() -> None:
 
 def test_a_share_stands_with_its_interval() -> None:
     assert '0.50 <span class="soft">(0.25–0.75)</span>' in _page()
+
+
+def test_long_tables_are_folded_and_short_ones_are_not() -> None:
+    tables = [Table(["n"], [[str(number)] for number in range(count)]) for count in (24, 25)]
+    folded = [page("t", "l", [], [("T", table)]).count("<details>") for table in tables]
+    assert folded == [0, 1]
+
+
+def test_many_sections_are_listed_at_the_top_and_found_by_their_links() -> None:
+    sections = [("One & the same", Note("words"))] * 9 + [("", Note("goes on"))]
+    content = page("t", "l", [], sections)
+    assert content.count("<h2") == 9
+    links, places = re.findall(r'href="#([^"]+)"', content), re.findall(r'<h2 id="([^"]+)"', content)
+    assert links == places and len(set(places)) == 9
+    assert "<nav>" not in page("t", "l", [], sections[:8])
+
+
+def test_a_plot_stands_with_its_caption() -> None:
+    content = page("t", "l", [], [("P", Plot("<svg></svg>", "what <it> shows"))])
+    assert "<svg></svg><figcaption>what &lt;it&gt; shows" in content

@@ -18,7 +18,7 @@ from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.errors import UserError
 from unipic2_edge.runtime.placement import served_graphs
 
-_HEAD = ("graph", "precision", "target", "compiled in", "peak RAM", "engine", "weights", "activations")
+HEAD = ("graph", "precision", "target", "compiled in", "peak RAM", "engine", "weights", "activations")
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,13 @@ def _row(made: Built, target: str, predicted: Prediction) -> Row:
 
 def table(rows: Sequence[Row]) -> list[str]:
     """The rows as a Markdown table; targets that share an engine share a line, and so do those with one reason."""
-    lines = [f"| {' | '.join(_HEAD)} |", f"|{'---|' * len(_HEAD)}"]
-    for merged in _merged(rows):
-        lines.append(f"| {' | '.join(_cells(*merged))} |")
-    return lines
+    head, *lines = (f"| {' | '.join(cells)} |" for cells in table_cells(rows))
+    return [head, f"|{'---|' * len(HEAD)}", *lines]
+
+
+def table_cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """The same as cells, the head first."""
+    return [HEAD, *(_cells(*merged) for merged in _merged(rows))]
 
 
 def _merged(rows: Sequence[Row]) -> list[tuple[Row, list[str]]]:

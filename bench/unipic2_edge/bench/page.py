@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -136,8 +135,9 @@ def page(title: str, lead: str, tiles: Sequence[Tile], sections: Sequence[tuple[
     parts = [f'<h1>{head}</h1><p class="lead">{html.escape(lead)}</p>', _tiles(tiles)]
     headings = [heading for heading, _ in sections if heading]
     parts.append(_listed(headings) if len(headings) > _LISTED else "")
-    for heading, content in sections:
-        parts.append(f'<h2 id="{_anchor(heading)}">{html.escape(heading)}</h2>' if heading else "")
+    for index, (heading, content) in enumerate(sections):
+        place = sum(1 for before, _ in sections[:index] if before)
+        parts.append(f'<h2 id="section-{place}">{html.escape(heading)}</h2>' if heading else "")
         parts.append(_content(content))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -147,12 +147,8 @@ def page(title: str, lead: str, tiles: Sequence[Tile], sections: Sequence[tuple[
 
 
 def _listed(headings: Sequence[str]) -> str:
-    links = (f'<a href="#{_anchor(heading)}">{html.escape(heading)}</a>' for heading in headings)
+    links = (f'<a href="#section-{place}">{html.escape(heading)}</a>' for place, heading in enumerate(headings))
     return f"<nav>{''.join(links)}</nav>"
-
-
-def _anchor(heading: str) -> str:
-    return re.sub(r"\W+", "-", heading.lower()).strip("-")
 
 
 def _content(content: Content) -> str:

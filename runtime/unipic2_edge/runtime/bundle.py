@@ -18,6 +18,10 @@ from typing import Literal
 
 import msgspec
 
+from .conditioning_record import QueryConditioning as QueryConditioning
+from .conditioning_record import Record as Record
+from .conditioning_record import TextConditioning as TextConditioning
+from .conditioning_record import TokenizerEntry as TokenizerEntry
 from .errors import BundleError
 from .files import write_bytes
 from .verification import read_plain_file, verified_bytes, verified_path
@@ -27,10 +31,6 @@ MANIFEST = "bundle.json"
 WEIGHTS = "weights"
 
 Variant = Literal["kontext", "metaquery"]
-
-
-class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of everything in the manifest: immutable, and strict about unknown fields."""
 
 
 class FileEntry(Record, frozen=True):
@@ -98,38 +98,6 @@ class Positions(Record, frozen=True):
     kind: Literal["separable", "table"]
     max_size: int
     dim: int
-
-
-class TokenizerEntry(Record, frozen=True):
-    """One tokenizer.json with its fixed length in tokens and its pad id."""
-
-    file: str
-    length: int
-    pad_id: int
-
-
-class TextConditioning(Record, frozen=True):
-    """How the two CLIPs and T5 make context [B, L, context_dim] and pooled [B, pooled_dim]."""
-
-    tokenizers: dict[str, TokenizerEntry]  # keyed by graph: text_encoder, text_encoder_2, text_encoder_3
-    context_dim: int
-    pooled_dim: int
-
-
-class QueryConditioning(Record, frozen=True):
-    """How Qwen2.5-VL and the connector make context [B, Q, context_dim] and pooled [B, pooled_dim], and answer.
-
-    Files of the host: `settings` (see `qwen/settings.py`), `tokenizer`, `embeddings` of the tokens [V, H], and the
-    meta `queries` [Q, H].
-    """
-
-    settings: str
-    tokenizer: str
-    embeddings: str
-    queries: str
-    count: int  # Q
-    context_dim: int
-    pooled_dim: int
 
 
 class TaskDefaults(Record, frozen=True):
@@ -295,11 +263,8 @@ def _check_references(folder: Path, manifest: Manifest) -> None:
     named = [graph.file for graph in manifest.graphs.values()]
     named += [component.weights for component in manifest.components.values()]
     named += [manifest.positions.file, manifest.scheduler]
-    if manifest.text is not None:
-        named += [entry.file for entry in manifest.text.tokenizers.values()]
-    if manifest.query is not None:
-        query = manifest.query
-        named += [query.settings, query.tokenizer, query.embeddings, query.queries]
+    named += [entry.file for entry in manifest.text.tokenizers.values()] if manifest.text else []
+    named += manifest.query.files if manifest.query else []
     missing = sorted(set(named) - set(manifest.files))
     orphans = sorted({graph.component for graph in manifest.graphs.values()} - set(manifest.components))
     if missing or orphans:

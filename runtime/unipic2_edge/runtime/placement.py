@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 #: Graphs for which GPUs have another one: there the language model's cache has one length and is written in place.
 _ON_GPUS = {"language": "language_static"}
 #: Graphs that run by turns, word after word: one must not go when the other comes.
-_TOGETHER = dict.fromkeys(("language_static", "lm_head"), "words")
+_TOGETHER: dict[str, str] = {"language_static": "words", "lm_head": "words"}
 
 
 @dataclass(frozen=True)

@@ -160,4 +160,4 @@ def test_the_index_command_writes_beside_the_reports(tmp_path: Path, capsys: pyt
     _write(_stored("startup", {"help": {"median": 0.07}}, folder / "startup.json", bundle="b"))
     assert main(["bench", "report", str(tmp_path / "results"), "--index"]) == 0, capsys.readouterr().err
     text = (tmp_path / "results" / "README.md").read_text(encoding="utf-8")
-    assert "## a-device" in text and "[startup](a-device/startup.json)" in text and "help 70\u00a0ms" in text
+    assert "## a-device" in text and "[startup: b](a-device/startup.json)" in text and "help 70\u00a0ms" in text

@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from unipic2_edge.bench.roofline.ceilings import best_seconds, copy_bandwidth, measure_limits
+from unipic2_edge.bench.roofline.ceilings import best_seconds, copy_bandwidth, measure_limits, torch_products
 from unipic2_edge.bench.roofline.limits import Limits, card_limits, find_card
 from unipic2_edge.bench.roofline.one_product import one_product
 from unipic2_edge.engines.cards import Card
@@ -45,6 +45,8 @@ def test_a_data_sheets_limits_are_per_second_and_know_what_is_missing() -> None:
     }  # fmt: skip
     assert limits.compute_seconds({"float16": 20 * 10**12, "float32": 5 * 10**12}) == pytest.approx(1.0)
     assert limits.compute_seconds({"fp8": 1}) is None
+    assert limits.missing({"fp8": 2, "float16": 98}) == ["fp8"]
+    assert limits.compute_seconds({"fp8": 10**11, "float16": 40 * 10**12}) == pytest.approx(1.0)  # too little to count
     assert limits.memory_seconds(250 * 10**9) == pytest.approx(0.5)
 
 
@@ -67,6 +69,14 @@ def test_a_processors_limits_are_measured() -> None:
     assert limits.rates["fp8"] == limits.rates["float32"]  # no unit for it: it is computed in float32
     assert 1e8 < limits.bandwidth < 1e13
     assert "128×128" in limits.source
+
+
+def test_pytorchs_products_are_made_in_every_format_that_it_has() -> None:
+    import torch
+
+    found = dict(torch_products(torch, "cpu", 64))
+    assert {"float32", "bfloat16", "int8"} <= found.keys()
+    assert found.keys() <= {"float32", "float16", "bfloat16", "int8", "fp8"}
 
 
 def test_a_copy_counts_what_is_read_and_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from unipic2_edge.bench.roofline.calls import WorkTable, asked_calls, recorded_runs
@@ -13,12 +14,13 @@ from unipic2_edge.bench.roofline.workload import Workload
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.cli import main
 from unipic2_edge.runtime.pipeline import Pipeline
+from unipic2_edge.runtime.settings import Task
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(("task", "graphs"), [("generate", 7 - 1), ("edit", 7)])
-def test_what_a_pipeline_would_call_is_what_it_calls(tiny_bundle: Path, task: str, graphs: int) -> None:
+def test_what_a_pipeline_would_call_is_what_it_calls(tiny_bundle: Path, task: Task, graphs: int) -> None:
     workload, bundle = Workload(task, 96, 64, 3, 3.5), Bundle(tiny_bundle)
     asked = [(call.graph, call.extents) for call in asked_calls(bundle, workload, WorkTable(bundle))]
     ((run, seconds),) = recorded_runs(Pipeline.load(tiny_bundle, "cpu", threads=1), workload, 1)
@@ -26,6 +28,15 @@ def test_what_a_pipeline_would_call_is_what_it_calls(tiny_bundle: Path, task: st
     assert len({name for name, _ in asked}) == graphs
     assert [name for name, _ in asked].count("denoiser") == 3
     assert 0 < sum(call.seconds or 0.0 for call in run) < seconds
+
+
+@pytest.mark.parametrize("task", ["generate", "edit"])
+def test_a_denoiser_alone_makes_its_own_calls_and_no_others(tiny_bundle: Path, task: Task) -> None:
+    workload, whole = Workload(task, 96, 64, 2, 3.5, pictures=2), Bundle(tiny_bundle)
+    graphs = {name: graph for name, graph in whole.manifest.graphs.items() if graph.component == "denoiser"}
+    alone = Bundle(tiny_bundle, msgspec.structs.replace(whole.manifest, graphs=graphs))
+    found = asked_calls(alone, workload, WorkTable(alone))
+    assert found == [call for call in asked_calls(whole, workload, WorkTable(whole)) if call.graph in graphs]
 
 
 def _bench(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
@@ -49,7 +60,7 @@ def test_a_roofline_calibrates_a_prediction(
         capsys, "predict", tiny_bundle, "--task", "edit", "--calibrate", written, "--targets", "rtx-40,jetson-orin"
     )
     efficiency = made["results"]["efficiency"]
-    assert "on processor" in efficiency["source"]
+    assert "edit at 64x64 on " in efficiency["source"]
     predicted = [entry for entry in made["results"]["predictions"] if entry["reason"] is None]
     for entry in predicted:
         assert entry["predicted_seconds"] == pytest.approx(sum(term["predicted_seconds"] for term in entry["terms"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..engine_table import Row, table
+from ..engine_table import Row, table_cells
 from ..page import Cell, Content, Note, Table
 from .figures import amount, percent, seconds
 from .stored import Stored
@@ -15,7 +15,7 @@ def engines(report: Stored) -> list[Content]:
     rows = [
         Row(**{**row, "shared_with": tuple(row["shared_with"]), "predicted": None}) for row in report.results["rows"]
     ]
-    head, _, *lines = (_split(line) for line in table(rows))
+    head, *lines = table_cells(rows)
     errors = ", ".join(f"{name.replace('_', ' ')} {percent(value)}" for name, value in _errors(report).items())
     return [Table(head, lines), Note(f"Largest error of what was predicted before compiling: {errors}.")]
 
@@ -39,7 +39,7 @@ def predict(report: Stored) -> list[Content]:
     efficiency = report.results["efficiency"]
     rows: list[list[Cell]] = [
         [
-            entry["target"], entry["card"],
+            entry["target"], entry["card"].replace(" ", "\u00a0"),
             f"predicted {seconds(entry['predicted_seconds'])}" if entry["reason"] is None else entry["reason"],
             seconds(entry["least_seconds"]) if entry["reason"] is None else "",
             entry["limits"]["source"],
@@ -83,7 +83,3 @@ def _quickest(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _errors(report: Stored) -> dict[str, float]:
     errors: dict[str, float] = report.results["prediction_errors"]
     return errors
-
-
-def _split(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip("| ").split(" | ")]

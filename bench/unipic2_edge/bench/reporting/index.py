@@ -36,13 +36,13 @@ def index(folder: Path, reports: Sequence[Stored]) -> str:
         name = place.relative_to(folder).as_posix()
         parts.append(f"## {folder.name if name == '.' else name}\n\n{_machine(found)}\n")
         rows: list[list[Cell]] = [_row(folder, report) for report in found]
-        parts.append("\n".join(table_lines(Table(["report", "of", "when", "found"], rows))) + "\n")
+        parts.append("\n".join(table_lines(Table(["report", "when", "found"], rows))) + "\n")
     return "\n".join(parts)
 
 
 def _row(folder: Path, report: Stored) -> list[Cell]:
-    link = f"[{report.label}]({report.path.relative_to(folder).as_posix()})"
-    return [link, report.title, report.when[:10], headline(report)]
+    link = f"[{report.title}]({report.path.relative_to(folder).as_posix()})"
+    return [link, report.when[:10], headline(report)]
 
 
 def headline(report: Stored) -> str:

@@ -18,7 +18,7 @@ _VARIABLES = {_INK: "var(--ink)", _SOFT: "var(--soft)", _LINE: "var(--line)"}
 #: Readable on light and on dark paper, and told apart by people who see no difference between red and green.
 PALETTE = ("#5b7be0", "#e0913b", "#3fa796", "#c0629e", "#8a7fd1", "#b7a83c", "#d1605e", "#7d8590", "#4fa3d1", "#9a6b4f")
 _WIDTH = 9.0  # inches; the page scales it
-_STYLE: dict[Any, Any] = {
+_STYLE: dict[Any, Any] = {  # matplotlib's own type names every key of its newest release
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
@@ -163,11 +163,13 @@ def roofline(name: str, roofs: Mapping[str, float], bandwidth: float, points: Ma
             max([x for x, _ in points.values()] + ridges) * 3,
         )
         for index, (label, rate) in enumerate(roofs.items()):
-            x = [least, rate / bandwidth, most]
-            axes.plot(x, [bandwidth * least / 1e9, rate / 1e9, rate / 1e9], color=_SOFT, linewidth=1.3)
+            ridge = rate / bandwidth
+            axes.plot(
+                [least, ridge, most], [bandwidth * least / 1e9, rate / 1e9, rate / 1e9], color=_SOFT, linewidth=1.3
+            )
             axes.annotate(label, (most, rate / 1e9), (-4, 4 + 11 * index), textcoords="offset points", ha="right")
-        for index, (label, (intensity, rate)) in enumerate(points.items()):
-            axes.plot(intensity, rate / 1e9, "o", color=PALETTE[index % len(PALETTE)], label=label, markersize=7)
+        for index, (label, (x, y)) in enumerate(points.items()):
+            axes.plot(x, y / 1e9, "o", color=PALETTE[index % len(PALETTE)], label=label, markersize=7)
         axes.set_xscale("log")
         axes.set_yscale("log")
         lowest = min(y for _, y in points.values()) / 1e9

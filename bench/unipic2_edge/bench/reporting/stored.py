@@ -27,11 +27,12 @@ class Stored:
 
     @property
     def title(self) -> str:
-        """What was measured, in a line: the benchmark, and what tells it from others of its kind."""
+        """What was measured, in a line: the benchmark, the file, and of what."""
         names = ("bundle", "checkpoint", "task", "size", "recipe")
         told = [_text(self.settings[name]) for name in names if self.settings.get(name)]
         bundles = self.settings.get("bundles")
-        return f"{self.benchmark}: {', '.join(told or list(map(str, bundles or [])) or [self.path.stem])}"
+        name = self.label if self.label.startswith(self.benchmark) else f"{self.benchmark} {self.label}"
+        return ": ".join([name, *([", ".join(told or map(str, bundles or []))] if told or bundles else [])])
 
     @property
     def label(self) -> str:

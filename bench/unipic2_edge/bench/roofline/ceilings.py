@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -104,38 +103,42 @@ def _gpu_limits(device: Device) -> Limits | None:
     if not torch.cuda.is_available() or device.index >= torch.cuda.device_count():
         return None
     with torch.cuda.device(device.index):
-        rates = {name: 2 * _GPU_SIZE**3 / best_seconds(run) for name, run in _gpu_products(torch, _GPU_SIZE)}
+        rates = {name: 2 * _GPU_SIZE**3 / best_seconds(run) for name, run in torch_products(torch, "cuda", _GPU_SIZE)}
         source = torch.empty(2**30, dtype=torch.uint8, device="cuda")
         target = torch.empty_like(source)
-        bandwidth = 2 * source.numel() / best_seconds(_synchronised(torch, lambda: target.copy_(source)))
+        bandwidth = 2 * source.numel() / best_seconds(_synchronised(torch, "cuda", lambda: target.copy_(source)))
     how = f"measured: products of {_GPU_SIZE}×{_GPU_SIZE} and copies of 1 GiB through PyTorch {torch.__version__}"
     return Limits(device.name, how, rates, bandwidth)
 
 
-def _gpu_products(torch: Any, size: int) -> Iterator[tuple[str, Run]]:
-    """(number format, run); a format that this GPU or this PyTorch cannot multiply is left out."""
-    one = torch.tensor(1.0, device="cuda")
-    for name, dtype in (("float32", torch.float32), ("float16", torch.float16), ("bfloat16", torch.bfloat16)):
-        left, right = (torch.randn(size, size, device="cuda").to(dtype) for _ in range(2))
-        yield name, _synchronised(torch, partial(torch.matmul, left, right))
-    whole = torch.randint(-9, 9, (size, size), device="cuda")
-    eight, eighth = whole.to(torch.int8), whole.to(torch.float8_e4m3fn)
-    candidates: dict[str, Run] = {
-        "int8": lambda: torch._int_mm(eight, eight.t()),
-        "fp8": lambda: torch._scaled_mm(eighth, eighth.t(), one, one, out_dtype=torch.bfloat16),
-    }
-    for name, multiply in candidates.items():
-        run = _synchronised(torch, multiply)
+def torch_products(torch: Any, device: str, size: int) -> Iterator[tuple[str, Run]]:
+    """(number format, run) on "cuda" or "cpu"; a format that the device or this PyTorch cannot multiply is left out."""
+    for name in ("float32", "float16", "bfloat16", "int8", "fp8"):
+        run = _synchronised(torch, device, _torch_product(torch, device, size, name))
         try:
             run()
-        except RuntimeError:  # "requires compute capability", "not supported"
+        except (RuntimeError, NotImplementedError):  # "requires compute capability", "not supported on CPU"
             continue
         yield name, run
 
 
-def _synchronised(torch: Any, run: Run) -> Run:
+def _torch_product(torch: Any, device: str, size: int, name: str) -> Run:
+    """One product; the right side of 8-bit ones is stored by columns, as their kernels want it."""
+    if name in ("int8", "fp8"):
+        whole = torch.randint(-9, 9, (size, size), device=device)
+        if name == "int8":
+            codes = whole.to(torch.int8)
+            return lambda: torch._int_mm(codes, codes.t())
+        eight, one = whole.to(torch.float8_e4m3fn), torch.tensor(1.0, device=device)
+        return lambda: torch._scaled_mm(eight, eight.t(), one, one, out_dtype=torch.bfloat16)
+    left, right = (torch.randn(size, size, device=device).to(getattr(torch, name)) for _ in range(2))
+    return lambda: left @ right
+
+
+def _synchronised(torch: Any, device: str, run: Run) -> Run:
     def whole() -> None:
         run()
-        torch.cuda.synchronize()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return whole

@@ -22,6 +22,7 @@ _PEAKS = {
     "nvfp4": "fp4",
     "int4": "fp16",
 }
+_NEGLIGIBLE = 0.01
 _TERA, _GIGA = 1e12, 1e9
 
 
@@ -46,14 +47,19 @@ class Limits:
         return self.rates.get(name)
 
     def compute_seconds(self, matrix: dict[str, int]) -> float | None:
-        """Seconds that matrix work takes at the limit; None where a format's limit is not known."""
-        seconds = 0.0
-        for name, operations in matrix.items():
-            rate = self.rate(name)
-            if rate is None:
-                return None
-            seconds += operations / rate
-        return seconds
+        """Seconds that matrix work takes at the limit; None where a format's limit is not known.
+
+        A format of less than 1 % of the work (the timesteps' float32 in a bfloat16 graph) may be unknown: it is left
+        out.
+        """
+        if self.missing(matrix):
+            return None
+        return sum(operations / rate for name, operations in matrix.items() if (rate := self.rate(name)) is not None)
+
+    def missing(self, matrix: dict[str, int]) -> list[str]:
+        """The formats whose limits would have to be known, and are not."""
+        counts = _NEGLIGIBLE * sum(matrix.values())
+        return [name for name, operations in matrix.items() if self.rate(name) is None and operations > counts]
 
     def memory_seconds(self, amount: int) -> float:
         """Seconds that so many bytes take at the limit."""

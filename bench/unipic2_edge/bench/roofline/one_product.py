@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 _OPSET = 20
@@ -27,11 +30,11 @@ def one_product(size: int, name: str) -> ModelProto:
     return model
 
 
-def _plain(values: np.ndarray) -> tuple[list[NodeProto], dict[str, np.ndarray]]:
+def _plain(values: NDArray[Any]) -> tuple[list[NodeProto], dict[str, NDArray[Any]]]:
     return [helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": values}
 
 
-def _quantised(values: np.ndarray) -> tuple[list[NodeProto], dict[str, np.ndarray]]:
+def _quantised(values: NDArray[Any]) -> tuple[list[NodeProto], dict[str, NDArray[Any]]]:
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["codes"]),
         helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["rounded"]),
@@ -40,6 +43,10 @@ def _quantised(values: np.ndarray) -> tuple[list[NodeProto], dict[str, np.ndarra
     ]
     columns = values.shape[1]
     codes = np.clip(np.round(values / _SCALE), -127, 127).astype(np.int8)
-    scales, zeros = np.full(columns, _SCALE, np.float32), np.zeros(columns, np.int8)
-    scale, zero = np.array(_SCALE, np.float32), np.array(0, np.int8)
-    return nodes, {"w": codes, "scale": scale, "zero": zero, "scales": scales, "zeros": zeros}
+    return nodes, {
+        "w": codes,
+        "scale": np.array(_SCALE, np.float32),
+        "zero": np.array(0, np.int8),
+        "scales": np.full(columns, _SCALE, np.float32),
+        "zeros": np.zeros(columns, np.int8),
+    }

@@ -148,8 +148,8 @@ def _refusal(
         for name in (precisions[stage.graph], *stage.work.matrix):
             if name not in target.precisions:
                 return f"{stage.graph} needs {name}, which {target.name} does not run"
-            if name in stage.work.matrix and limits.rate(name) is None:
-                return f"no source gives this card's rate in {name}"
+        for name in limits.missing(stage.work.matrix):
+            return f"no source gives this card's rate in {name}"
     if weights > card.memory * _GIGA:
         return f"weights of {weights / _GIGA:.1f} GB do not fit at once"
     return None

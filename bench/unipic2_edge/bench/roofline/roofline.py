@@ -85,7 +85,7 @@ def _stage_record(stage: Stage, found: Roofline) -> dict[str, object]:
 
 def work_record(stage: Stage) -> dict[str, object]:
     """The work of one call, JSON-ready."""
-    work = asdict(stage.work)
+    work: dict[str, object] = asdict(stage.work)
     del work["outputs"]
     return work | {"least_bytes": stage.work.least_bytes, "most_bytes": stage.work.most_bytes}
 

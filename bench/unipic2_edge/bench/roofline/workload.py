@@ -13,7 +13,6 @@ from unipic2_edge.runtime.pipeline import Pipeline
 from unipic2_edge.runtime.request import task_defaults
 from unipic2_edge.runtime.settings import Task
 
-TASKS = ("generate", "edit")
 _PROMPTS = {"generate": "two red squares and a blue ring", "edit": "make the circle blue"}
 
 
@@ -30,7 +29,7 @@ class Workload:
         pictures: in one batch.
     """
 
-    task: str
+    task: Task
     width: int
     height: int
     steps: int
