@@ -16,6 +16,9 @@ from unipic2_edge.bench.reporting.index import headline, index
 from unipic2_edge.bench.reporting.markdown import markdown
 from unipic2_edge.bench.reporting.overview import latency_bars, quality_points, throughput_series
 from unipic2_edge.bench.reporting.stored import Stored, read_reports
+from unipic2_edge.bench.serving import Crowd, Served, served_record
+from unipic2_edge.bench.statistics import spread
+from unipic2_edge.bench.words import FIGURES, Words, words_record
 from unipic2_edge.runtime.cli import main
 from unipic2_edge.runtime.errors import RequestError
 
@@ -77,6 +80,21 @@ def test_quality_meets_latency_of_the_same_bundle_on_the_same_machine_only() -> 
     compare = {"generate": {"runtime_seconds": {"median": 0.25}}}
     assert quality_points([quality, _stored("compare", compare, **same)]) == {"b fp32": (0.25, 50.0)}
     assert quality_points([quality, _stored("compare", compare, **{**same, "steps": 8})]) == {}
+
+
+def test_what_bench_words_and_bench_serve_write_is_read() -> None:
+    found = Words({name: [1.0] for name in FIGURES}, {name: [3.0] for name in FIGURES}, same_tokens=7, answers=8)
+    words = _stored("words", json.loads(json.dumps(words_record(found))), bundle="b")
+    one, half = spread([1.0]), spread([0.5])
+    crowd = Crowd({"200": 9}, 0, {"p50": 0.1})
+    load = Served(spread([4.25]), one, one, half, one, True, crowd, 12.0, (3, 3), (4, 4), 1.5, {})
+    serve = _stored("serve", json.loads(json.dumps(served_record(load))), Path("there/serve.json"))
+    text = markdown("T", "l", document([words, serve]))
+    assert "first edit, whole | 3.00× (3.00–3.00) | 1.00\u00a0s | 3.00\u00a0s" in text
+    assert "tokens after the first | 0.33× (0.33–0.33) | 1 a second | 3 a second" in text
+    assert "4.25" in text and "1.50× of that without them" in text
+    assert "7 of 8 answers equal" in headline(words)
+    assert headline(serve).startswith("4.25 pictures a second bare; served one by one 0.50×")
 
 
 def test_a_kind_that_nobody_knows_shows_all_its_figures() -> None:

@@ -60,7 +60,7 @@ def test_a_roofline_calibrates_a_prediction(
         capsys, "predict", tiny_bundle, "--task", "edit", "--calibrate", written, "--targets", "rtx-40,jetson-orin"
     )
     efficiency = made["results"]["efficiency"]
-    assert "edit at 64x64 on " in efficiency["source"]
+    assert efficiency["source"].startswith("roofline.json: tiny-kontext, edit at 64x64 on ")
     predicted = [entry for entry in made["results"]["predictions"] if entry["reason"] is None]
     for entry in predicted:
         assert entry["predicted_seconds"] == pytest.approx(sum(term["predicted_seconds"] for term in entry["terms"]))

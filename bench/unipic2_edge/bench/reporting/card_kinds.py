@@ -40,7 +40,7 @@ def predict(report: Stored) -> list[Content]:
     rows: list[list[Cell]] = [
         [
             entry["target"], entry["card"].replace(" ", "\u00a0"),
-            f"predicted {seconds(entry['predicted_seconds'])}" if entry["reason"] is None else entry["reason"],
+            f"predicted\u00a0{seconds(entry['predicted_seconds'])}" if entry["reason"] is None else entry["reason"],
             seconds(entry["least_seconds"]) if entry["reason"] is None else "",
             entry["limits"]["source"],
         ]
@@ -49,7 +49,7 @@ def predict(report: Stored) -> list[Content]:
     told = (
         f"Predicted, not measured: time at the card's limits, divided by an efficiency of "
         f"{percent(efficiency['overall'])} overall. Efficiency from {efficiency['source']}. "
-        f"{report.results['left out']}"
+        f"{report.results['left out']} Of {', '.join(report.results['graphs'])}."
     )
     contents: list[Content] = [Note(told), Table(["target", "card", "latency", "at its limits", "source"], rows)]
     for entry in _quickest(found):

@@ -76,6 +76,24 @@ def _compare(report: Stored) -> str:
     return ", ".join(f"{task} {times(found['speedup'])} PyTorch eager" for task, found in report.results.items())
 
 
+def _words(report: Stored) -> str:
+    found = report.results
+    quicker = ", ".join(
+        f"{name} {times(made['speedup'])}"
+        for name, made in found.items()
+        if isinstance(made, dict) and "speedup" in made
+    )
+    return f"against PyTorch: {quicker}; {found['answers_token_for_token']} of {found['answers']} answers equal"
+
+
+def _serve(report: Stored) -> str:
+    found = report.results
+    return (
+        f"{found['bare']['median']:.2f} pictures a second bare; served one by one {times(found['single_ratio'])} "
+        f"of that, batched {times(found['batched_ratio'])}"
+    )
+
+
 def _startup(report: Stored) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {seconds(middle(found))}" for name, found in report.results.items())
 
@@ -119,7 +137,9 @@ def _predict(report: Stored) -> str:
 _HEADLINES: dict[str, Callable[[Stored], str]] = {
     "quality": _quality,
     "compare": _compare,
+    "words": _words,
     "startup": _startup,
+    "serve": _serve,
     "step": _step,
     "recipes": _recipes,
     "engines": _engines,

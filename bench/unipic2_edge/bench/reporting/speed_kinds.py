@@ -28,11 +28,18 @@ def compare(report: Stored) -> list[Content]:
 
 
 def words(report: Stored) -> list[Content]:
-    """Looks and answers against PyTorch: every figure that both have."""
+    """Looks and answers against PyTorch."""
     rows: list[list[Cell]] = []
-    for name, found in _samples(report.results):
-        rows.append([name, f"{found['median']:.4g}", f"{found['low']:.4g}–{found['high']:.4g}", str(found["count"])])
-    return [Table(["what", "median", "quartiles", "runs"], rows)]
+    for name, found in report.results.items():
+        if isinstance(found, Mapping) and "speedup" in found:
+            here, there = (_in_unit(found[side]["median"], found["unit"]) for side in ("runtime", "pytorch"))
+            rows.append([name, times(found["speedup"]), here, there])
+    equal, answers = report.results["answers_token_for_token"], report.results["answers"]
+    told = (
+        f"{equal} of {answers} answers are equal token for token; "
+        f"a second look at a picture is {times(report.results['second look, condition stage'])} as quick as the first."
+    )
+    return [Table(["what", "faster than PyTorch (quartiles)", "here", "PyTorch eager"], rows), Note(told)]
 
 
 def startup(report: Stored) -> list[Content]:
@@ -114,13 +121,8 @@ def _percentiles(found: float | Mapping[str, Any]) -> list[str]:
     return [seconds(middle(found)), *rest]
 
 
-def _samples(fields: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for name, value in fields.items():
-        if isinstance(value, Mapping):
-            if {"median", "low", "high", "count"} <= value.keys():
-                yield f"{place}{name}", value
-            else:
-                yield from _samples(value, f"{place}{name}: ")
+def _in_unit(value: float, unit: str) -> str:
+    return seconds(value) if unit == "s" else f"{value:.0f} a second"
 
 
 def _leaves(fields: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, object]]:

@@ -56,7 +56,8 @@ def bench_roofline(arguments: argparse.Namespace) -> Report:
 
     bundle, workload = _opened(arguments)
     found = _measured(arguments, workload, arguments.device)
-    return Report("roofline", _settings(bundle, workload, arguments), roofline_record(found), roofline_lines(found))
+    settings = _settings(bundle, workload) | _timing(arguments)
+    return Report("roofline", settings, roofline_record(found), roofline_lines(found))
 
 
 def bench_predict(arguments: argparse.Namespace) -> Report:
@@ -82,14 +83,17 @@ def bench_predict(arguments: argparse.Namespace) -> Report:
     made = [predict(target, card, stages, precisions, efficiency) for target in targets for card in target.cards]
     lines = [f"PREDICTED, not measured; efficiency from {efficiency.source}: {100 * efficiency.overall:.1f} % overall"]
     lines += [line for found in made for line in prediction_lines(found)]
-    lines.append(LAUNCHES)
+    graphs = sorted({stage.graph for stage in stages})
+    lines.append(f"{LAUNCHES} Of {', '.join(graphs)}.")
     results: dict[str, object] = {
         "efficiency": {"overall": efficiency.overall, "graphs": efficiency.graphs, "source": efficiency.source},
         "predictions": [prediction_record(found) for found in made],
-        "graphs": sorted({stage.graph for stage in stages}),
+        "graphs": graphs,
         "left out": LAUNCHES,
     }
-    return Report("predict", _settings(bundle, workload, arguments), results, lines)
+    measured = arguments.calibrate is None and arguments.efficiency is None
+    settings = _settings(bundle, workload) | (_timing(arguments) if measured else {})
+    return Report("predict", settings, results, lines)
 
 
 def _opened(arguments: argparse.Namespace) -> tuple[Bundle, Workload]:
@@ -164,7 +168,7 @@ def _read_efficiency(path: Path) -> Efficiency:
         raise RequestError(f"{path} is no roofline report", "make one with `bench roofline BUNDLE -o`") from None
 
 
-def _settings(bundle: Bundle, workload: Workload, arguments: argparse.Namespace) -> dict[str, object]:
+def _settings(bundle: Bundle, workload: Workload) -> dict[str, object]:
     manifest = bundle.manifest
     return {
         "bundle": manifest.name,
@@ -174,9 +178,12 @@ def _settings(bundle: Bundle, workload: Workload, arguments: argparse.Namespace)
         "steps": workload.steps,
         "guidance": workload.guidance,
         "pictures": workload.pictures,
-        "runs": arguments.runs,
-        "threads": _threads(arguments),
     }
+
+
+def _timing(arguments: argparse.Namespace) -> dict[str, object]:
+    """Settings of what is measured."""
+    return {"runs": arguments.runs, "threads": _threads(arguments)}
 
 
 def _threads(arguments: argparse.Namespace) -> int:
