@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -41,7 +42,7 @@ class Muon(TorchOptimizer):
     """Momentum orthogonalised by Newton–Schulz, scaled to AdamW's update RMS of 0.2 (Liu et al., arXiv 2502.16982).
 
     torch.optim.Muon orthogonalises one matrix at a time in bf16, which a CPU without bf16 units emulates a
-    hundred times slower; this one stacks matrices of equal shape and stays in fp32.
+    hundred times slower; this one stacks matrices of equal shape and takes bf16 where the device has units for it.
     """
 
     def __init__(
@@ -95,8 +96,17 @@ def orthogonalised(matrices: Tensor, rounds: int = 5) -> Tensor:
     a, b, c = _NEWTON_SCHULZ
     tall = matrices.shape[-2] > matrices.shape[-1]
     x: Tensor = matrices.mT if tall else matrices
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(_product_dtype(matrices.device))
     for _ in range(rounds):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+@functools.cache
+def _product_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where matrix units take it (a quarter of the time on a CPU with AVX-512 BF16), else fp32."""
+    if device.type == "cpu":
+        units = torch.cpu.get_capabilities()
+        return torch.bfloat16 if units.get("avx512_bf16") or units.get("amx_bf16") else torch.float32
+    return torch.bfloat16 if device.type != "cuda" or torch.cuda.is_bf16_supported() else torch.float32
