@@ -111,7 +111,8 @@ class LatentShards:
         parts = []
         for start in range(0, len(scenes), 64):
             images = to_tensor([render(scene) for scene in scenes[start : start + 64]]).to(device)
-            latents = (self.vae.encode(images).latent_dist.mode() - config.shift_factor) * config.scaling_factor
+            with torch.autocast(device.type, enabled=False):  # stored once, so in full precision whatever the loop's
+                latents = (self.vae.encode(images).latent_dist.mode() - config.shift_factor) * config.scaling_factor
             parts.append(latents.cpu().numpy().astype(np.float16))
         return np.concatenate(parts)
 
