@@ -41,3 +41,12 @@ def test_muon_fits_a_linear_map() -> None:
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < 0.01 * losses[0]
+
+
+def test_a_stage_may_slow_single_parameters() -> None:
+    model = KontextTransformer(**KONTEXT["tiny-kontext"].transformer)
+    slow = "transformer_blocks.0.attn.to_q.weight"
+    muon = make_optimizers(model, Optimizer(name="muon", lr=0.5), lambda name: 0.1 if name == slow else 1.0)[1]
+    rates = {id(p): group["lr"] for group in muon.param_groups for p in group["params"]}
+    assert rates.pop(id(model.get_parameter(slow))) == 0.05
+    assert set(rates.values()) == {0.5}

@@ -19,6 +19,7 @@ from .recipe import Recipe
 from .shapes.render import Picture, render
 from .shapes.scene import Canvas, Scene, sample_scene
 from .shapes.verifier import scene_reads_back
+from .stage import Stage
 
 _KL_WEIGHT = 1e-3  # per latent dimension
 _OBJECT_WEIGHT = 5.0  # objects cover a tenth of a picture; unweighted, their edges come last
@@ -36,7 +37,7 @@ def to_pictures(images: Tensor) -> list[Picture]:
     return list(levels.permute(0, 2, 3, 1).cpu().numpy())
 
 
-class AutoencoderStage:
+class AutoencoderStage(Stage):
     """Trains the VAE of a model config: weighted L1 plus KL, then folds the latents' channel scales into it."""
 
     def __init__(self, recipe: Recipe) -> None:

@@ -24,6 +24,7 @@ from .shapes.edits import evaluation_edits
 from .shapes.render import Picture, render
 from .shapes.scene import Canvas
 from .shapes.scores import score_edits, score_generation
+from .stage import Stage
 from .transformer import KontextTransformer
 
 _EVALUATED = 72  # pictures of each task at every look
@@ -31,7 +32,7 @@ _STEPS, _GUIDANCE = 28, 3.5
 _STEPS_PER_SHARD = 100
 
 
-class DenoiserStage:
+class DenoiserStage(Stage):
     """Pre-trains the Kontext transformer of a checkpoint whose other parts are frozen.
 
     `recipe.init` names the checkpoint with the frozen parts; if it has a transformer of the config's shape,

@@ -30,12 +30,13 @@ from .shapes.edits import evaluation_edits, training_edit
 from .shapes.render import Picture, render
 from .shapes.scene import Canvas, sample_scene
 from .shapes.scores import score_edits, score_generation
+from .stage import Stage
 
 _EVALUATED = 72  # pictures of each task at every look
 _STEPS, _GUIDANCE = 28, 3.5
 
 
-class MetaqueryStage:
+class MetaqueryStage(Stage):
     """Trains the conditioner of a MetaQuery checkpoint.
 
     `recipe.init` names a folder with transformer/, vae/, scheduler/ and qwen2_5_vl/; if it has a conditioner/,

@@ -19,18 +19,35 @@ _HIDDEN = re.compile(r"(blocks|layers)\.\d+\.(.*\.)?(attn2?|ff|ff_context|self_a
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic coefficients (Jordan et al., Muon, 2024)
 
 
-def make_optimizers(model: nn.Module, recipe: Optimizer) -> list[TorchOptimizer]:
-    """The optimisers for the model's trainable parameters; each is in exactly one of them."""
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    hidden = {name for name, p in trained.items() if recipe.name == "muon" and p.ndim == 2 and _is_hidden(name)}
-    rest = [p for name, p in trained.items() if name not in hidden]
-    optimizers: list[TorchOptimizer] = [
-        AdamW(rest, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, foreach=True)
-    ]
-    if hidden:
-        matrices = [p for name, p in trained.items() if name in hidden]
-        optimizers.append(Muon(matrices, lr=recipe.lr, weight_decay=recipe.weight_decay))
+def make_optimizers(
+    model: nn.Module, recipe: Optimizer, rate: Callable[[str], float] = lambda name: 1.0
+) -> list[TorchOptimizer]:
+    """The optimisers for the model's trainable parameters; each is in exactly one of them.
+
+    Args:
+        model: may be wrapped by accelerate.
+        recipe: which optimiser, and its settings.
+        rate: the factor on the learning rate for the parameter of a name in the unwrapped model.
+    """
+    muon: dict[float, list[nn.Parameter]] = defaultdict(list)
+    adamw: dict[float, list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            hidden = recipe.name == "muon" and parameter.ndim == 2 and _is_hidden(name)
+            (muon if hidden else adamw)[rate(name.removeprefix("module."))].append(parameter)
+    optimizers: list[TorchOptimizer] = []
+    if adamw:
+        groups = _groups(adamw, recipe.lr)
+        optimizers.append(
+            AdamW(groups, lr=recipe.lr, betas=recipe.betas, weight_decay=recipe.weight_decay, foreach=True)
+        )
+    if muon:
+        optimizers.append(Muon(_groups(muon, recipe.lr), lr=recipe.lr, weight_decay=recipe.weight_decay))
     return optimizers
+
+
+def _groups(by_rate: dict[float, list[nn.Parameter]], lr: float) -> list[dict[str, Any]]:
+    return [{"params": parameters, "lr": lr * factor} for factor, parameters in by_rate.items()]
 
 
 def _is_hidden(name: str) -> bool:
@@ -47,7 +64,7 @@ class Muon(TorchOptimizer):
 
     def __init__(
         self,
-        params: Iterable[Tensor],
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
         lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .recipe import Recipe
-from .trainer import Stage
+from .stage import Stage
 
 
 def make_stage(recipe: Recipe, output: Path) -> Stage:

@@ -21,6 +21,7 @@ from .corpus import sentences
 from .meaning import FIELDS, meaning_of
 from .recipe import Recipe
 from .shapes.captions import held_out_text
+from .stage import Stage
 from .tokenizers import build_tokenizers
 
 _CORPUS = 6_000
@@ -54,7 +55,7 @@ class TextEncoders(nn.Module):
         return [reader(vector) for reader, vector in zip(self.readers, pooled, strict=True)]
 
 
-class TextStage:
+class TextStage(Stage):
     """Trains `TextEncoders` on captions and instructions; builds the tokenizers first."""
 
     def __init__(self, recipe: Recipe, output: Path) -> None:

@@ -14,39 +14,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
-from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
 from .errors import InterruptedWorkError, WorkError
 from .optimizers import make_optimizers
 from .recipe import Recipe, Schedule
+from .stage import Stage
 
 logger = logging.getLogger(__name__)
 _KEPT_STATES = 2
-
-
-class Stage(Protocol):
-    """What a training stage supplies to the loop."""
-
-    model: nn.Module
-
-    def losses(self, step: int, device: torch.device) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        """The losses of a step's micro-batches, one after another (the loop divides and backpropagates)."""
-        ...
-
-    def samples(self, folder: Path, step: int) -> dict[str, float]:
-        """Draw sample pictures into `folder`; return scores to log."""
-        ...
-
-    def finish(self, output: Path) -> None:
-        """Write what the stage made, from the (averaged) weights now in `model`."""
-        ...
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:
@@ -69,11 +51,14 @@ class Trainer:
         self.accelerator = Accelerator(mixed_precision=recipe.mixed_precision, cpu=not torch.cuda.is_available())
         self.model = self.accelerator.prepare(stage.model)
         stage.model = self.model
-        self.optimizers = [self.accelerator.prepare(o) for o in make_optimizers(self.model, recipe.optimizer)]
+        self.optimizers = [
+            self.accelerator.prepare(o) for o in make_optimizers(self.model, recipe.optimizer, stage.rate)
+        ]
         self.base_lrs = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
         self.ema = EMAModel(self.model.parameters(), decay=recipe.ema_decay) if recipe.ema_decay else None
         if self.ema is not None:
             self.accelerator.register_for_checkpointing(self.ema)
+        self.accelerator.register_for_checkpointing(*stage.stateful())
         self.step = 0
         self._stop = False
 
@@ -144,6 +129,7 @@ class Trainer:
             optimizer.zero_grad()
         if self.ema is not None:
             self.ema.step(self.model.parameters())
+        self.stage.after_step(self.step)
         return sums | {"gradient_norm": float(norm), "lr_factor": factor}
 
     def _log(self, log: SummaryWriter, metrics: dict[str, float]) -> None:

@@ -30,6 +30,7 @@ from .shapes.questions import evaluation_questions, score_answers
 from .shapes.render import render
 from .shapes.scene import Canvas
 from .sight import Grid, Sight, pixel_range, positions
+from .stage import Stage
 from .understanding import answer
 
 _EVALUATED = 300
@@ -72,7 +73,7 @@ class Pupil(nn.Module):
         return loss, self.reader.loss(seen, (batch.grid[0] // merge, batch.grid[1] // merge), batch.cells)
 
 
-class VisionLanguageStage:
+class VisionLanguageStage(Stage):
     """Trains `Pupil`; makes the tokenizer first."""
 
     def __init__(self, recipe: Recipe, output: Path) -> None:
