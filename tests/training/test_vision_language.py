@@ -133,6 +133,10 @@ def test_it_learns_and_leaves_a_folder_that_transformers_opens(tmp_path: Path, m
     assert all(torch.equal(value, ours[f"qwen.{name}"]) for name, value in theirs.items())
     assert AutoTokenizer.from_pretrained(folder).eos_token == "<|im_end|>"
     assert not (folder / "reader.safetensors").exists()
+    onward = VisionLanguageStage(_recipe(init=str(tmp_path)), tmp_path / "onward")
+    assert all(torch.equal(value, onward.model.state_dict()[f"qwen.{name}"]) for name, value in theirs.items())
+    with torch.no_grad():
+        assert _answer_loss(onward) == pytest.approx(_answer_loss(stage), rel=1e-5)
 
 
 def _answer_loss(stage: VisionLanguageStage) -> float:

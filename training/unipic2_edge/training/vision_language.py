@@ -21,6 +21,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from .chat import IGNORED, Chat, Conversation
 from .corpus import chat_sentences
 from .lessons import Lesson, draw_lessons
+from .metaquery import MetaqueryCheckpoint
 from .metaquery_configs import METAQUERY
 from .qwen import embed, new_qwen, states
 from .qwen_tokenizer import qwen_tokenizer
@@ -74,19 +75,25 @@ class Pupil(nn.Module):
 
 
 class VisionLanguageStage(Stage):
-    """Trains `Pupil`; makes the tokenizer first."""
+    """Trains `Pupil`; makes the tokenizer first.
+
+    If `recipe.init` names a checkpoint that has qwen2_5_vl/, training goes on from its model and tokenizer; the reader
+    of pictures, which no checkpoint holds, begins anew.
+    """
 
     def __init__(self, recipe: Recipe, output: Path) -> None:
         self.recipe = recipe
         config = METAQUERY[recipe.config]
         text = config.qwen["text_config"]
         torch.manual_seed(recipe.seed)
-        self.tokenizer = qwen_tokenizer(
-            chat_sentences(_CORPUS, recipe.seed), config.special_start, text["max_position_embeddings"]
-        )
-        self.chat = Chat(self.tokenizer)
+        if recipe.init is None:
+            words = chat_sentences(_CORPUS, recipe.seed)
+            self.chat = Chat(qwen_tokenizer(words, config.special_start, text["max_position_embeddings"]))
+            qwen: Any = new_qwen(config.qwen)
+        else:
+            checkpoint = MetaqueryCheckpoint.open(Path(recipe.init), partial=True)
+            self.chat, qwen = checkpoint.chat(), checkpoint.load_qwen().train()
         self.sight = Sight(Qwen2VLImageProcessorPil(size=pixel_range(*config.pixels)))
-        qwen = new_qwen(config.qwen)
         self.canvases = [Canvas(*size) for size in recipe.data.sizes]
         self.model: nn.Module = Pupil(qwen, text["hidden_size"], self._token_grids())
         if recipe.compile:
@@ -150,5 +157,5 @@ class VisionLanguageStage(Stage):
         pupil: Any = self.model
         folder = output / "qwen2_5_vl"
         pupil.qwen.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        self.chat.tokenizer.save_pretrained(folder)
         self.sight.processor.save_pretrained(folder)
