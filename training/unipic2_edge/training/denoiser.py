@@ -67,10 +67,7 @@ class DenoiserStage(Stage):
         if self.recipe.gradient_checkpointing:
             model.enable_gradient_checkpointing()
         if self.recipe.compile:
-            # Block by block: three kinds of block, four token counts, so a dozen small compilations.
-            torch._dynamo.config.recompile_limit = 64
-            for block in model.transformer_blocks:
-                block.compile()
+            model.compile_blocks()
         return model
 
     def losses(self, step: int, device: torch.device) -> Iterator[tuple[Tensor, dict[str, float]]]:

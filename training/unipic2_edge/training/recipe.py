@@ -67,6 +67,20 @@ class Flow(Section, frozen=True):
     shift: float = 3.0
 
 
+class Adapter(Section, frozen=True):
+    """A LoRA: y = W·x + (alpha / rank)·B·A·x on the linear layers whose names end in one of `targets`.
+
+    The defaults are those of flow_grpo for SD3.5-Medium: every projection of the attentions.
+    """
+
+    rank: int = 32
+    alpha: float = 64
+    targets: tuple[str, ...] = (
+        *("to_q", "to_k", "to_v", "to_out.0"),
+        *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+    )
+
+
 class Talk(Section, frozen=True):
     """The vision-language stage's lessons, as shares of its micro-batches; the rest are questions about pictures.
 

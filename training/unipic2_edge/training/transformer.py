@@ -53,6 +53,12 @@ class KontextTransformer(SD3Transformer2DModel):  # type: ignore[misc]
         sample = self._unpatchify(velocity, height, width)
         return Transformer2DModelOutput(sample=sample) if return_dict else (sample,)
 
+    def compile_blocks(self) -> None:
+        """Compile block by block: a few kinds of block and token counts, so a dozen or two small compilations."""
+        torch._dynamo.config.recompile_limit = 128
+        for block in self.transformer_blocks:
+            block.compile()
+
     def _unpatchify(self, tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """[B, N, p·p·C] in (p, q, c) order → [B, C, H, W]."""
         patch, channels = self.config.patch_size, self.out_channels
