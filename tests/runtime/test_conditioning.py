@@ -7,7 +7,7 @@ import pytest
 
 from unipic2_edge.runtime import conditioning as module
 from unipic2_edge.runtime.bundle import Bundle
-from unipic2_edge.runtime.conditioning import TEXT_GRAPHS, TextConditioner
+from unipic2_edge.runtime.conditioning import TEXT_GRAPHS, Conditioning, TextConditioner
 from unipic2_edge.runtime.errors import BundleError, RequestError
 from unipic2_edge.runtime.opening import open_session
 from unipic2_edge.runtime.session import Session
@@ -36,6 +36,10 @@ class Counting:
         return Noted()
 
 
+def _told(conditioner: TextConditioner, prompts: list[str]) -> Conditioning:
+    return conditioner(conditioner.turns(prompts))
+
+
 @pytest.fixture
 def sessions(bundle: Bundle) -> Counting:
     return Counting(bundle)
@@ -47,7 +51,7 @@ def conditioner(bundle: Bundle, sessions: Counting) -> TextConditioner:
 
 
 def test_the_context_is_sd3s(conditioner: TextConditioner, weights: dict) -> None:
-    context, pooled = conditioner(["a red", ""])
+    context, pooled = _told(conditioner, ["a red", ""])
     assert (context.shape, pooled.shape) == ((2, 6 + 5, JOINT), (2, 7))
     clip = np.array([[1, 4, 5, 2, 0, 0], [1, 2, 0, 0, 0, 0]])
     t5 = np.array([[4, 5, 2, 0, 0], [2, 0, 0, 0, 0]])
@@ -60,15 +64,15 @@ def test_the_context_is_sd3s(conditioner: TextConditioner, weights: dict) -> Non
 
 
 def test_new_prompts_are_one_batch_and_old_ones_none(conditioner: TextConditioner, sessions: Counting) -> None:
-    first = conditioner(["", "a red", ""])
+    first = _told(conditioner, ["", "a red", ""])
     assert sessions.calls == [(name, 2) for name in TEXT_GRAPHS]
     np.testing.assert_array_equal(first.context[0], first.context[2])
     sessions.calls.clear()
-    again = conditioner(["a red", ""])
+    again = _told(conditioner, ["a red", ""])
     assert sessions.calls == []
     np.testing.assert_array_equal(again.context, first.context[[1, 0]])
     np.testing.assert_array_equal(again.pooled, first.pooled[[1, 0]])
-    conditioner(["", "blue"])
+    _told(conditioner, ["", "blue"])
     assert sessions.calls == [(name, 1) for name in TEXT_GRAPHS]
 
 
@@ -77,18 +81,18 @@ def test_the_least_recent_prompts_are_forgotten(
 ) -> None:
     monkeypatch.setattr(module, "_CACHED_PROMPTS", 2)
     for prompt in ("a", "red", "a", "blue"):  # forgets "red", not "a"
-        conditioner([prompt])
+        _told(conditioner, [prompt])
     sessions.calls.clear()
-    conditioner(["a", "blue"])
+    _told(conditioner, ["a", "blue"])
     assert sessions.calls == []
-    conditioner(["red"])
+    _told(conditioner, ["red"])
     assert len(sessions.calls) == 3
 
 
 def test_more_prompts_than_are_kept_still_work(conditioner: TextConditioner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_CACHED_PROMPTS", 1)
-    context, _ = conditioner(["a", "red", "blue"])
-    np.testing.assert_array_equal(context[1], conditioner(["red"]).context[0])
+    context, _ = _told(conditioner, ["a", "red", "blue"])
+    np.testing.assert_array_equal(context[1], _told(conditioner, ["red"]).context[0])
 
 
 def test_a_long_prompt_is_refused_with_its_count(conditioner: TextConditioner, sessions: Counting) -> None:

@@ -256,9 +256,13 @@ def test_a_callback_may_stop_the_work(pipeline: Pipeline) -> None:
 
 
 def test_every_stage_is_timed(pipeline: Pipeline) -> None:
-    seconds = pipeline.edit(_picture(), "make the circle blue").seconds
-    assert set(seconds) == {"check", "text", "reference", "modulation", "denoise", "decode", "total"}
+    result = pipeline.edit(_picture(), "make the circle blue")
+    seconds = result.seconds
+    assert set(seconds) == {"check", "tokenise", "text", "reference", "modulation", "denoise", "decode", "total"}
     assert sum(seconds.values()) - seconds["total"] == pytest.approx(seconds["total"], rel=0.2)
+    assert len(result.step_seconds) == 4 and sum(result.step_seconds) <= seconds["denoise"]
+    assert result.seconds_to_first_step is not None
+    assert result.step_seconds[0] < result.seconds_to_first_step <= seconds["total"] - sum(result.step_seconds[1:])
 
 
 def test_numbers_that_overflow_make_no_picture(pipeline: Pipeline) -> None:

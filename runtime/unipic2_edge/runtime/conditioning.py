@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -67,6 +68,14 @@ class Conditioner(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class TextTurn:
+    """A prompt, with its tokens [1, length] for each text graph, which follow from it."""
+
+    prompt: str
+    tokens: Mapping[str, NDArray[np.int64]] = field(compare=False)
+
+
 class TextConditioner:
     """Prompts → conditioning, each prompt encoded once as long as it stays among the most recent ones.
 
@@ -89,43 +98,47 @@ class TextConditioner:
         """The three encoders, whatever the task."""
         return TEXT_GRAPHS
 
-    def turns(self, prompts: Sequence[str], pictures: Sequence[Image] | None = None) -> Sequence[str]:
-        """The prompts alone: these encoders do not see.
+    def turns(self, prompts: Sequence[str], pictures: Sequence[Image] | None = None) -> Sequence[TextTurn]:
+        """The prompts alone, as tokens: these encoders do not see.
 
         Raises:
             RequestError: a prompt is longer than one of the encoders reads; the message gives both counts.
         """
-        for prompt in dict.fromkeys(prompts):
-            for name in TEXT_GRAPHS:
-                try:
-                    self._tokenizers[name]([prompt])
-                except RequestError as error:
-                    shown = prompt if len(prompt) <= 40 else prompt[:37] + "..."
-                    raise RequestError(f"{error.problem} in {name} ({shown!r})", error.mend) from None
-        return prompts
+        read = {prompt: TextTurn(prompt, self._tokens(prompt)) for prompt in dict.fromkeys(prompts)}
+        return [read[prompt] for prompt in prompts]
 
-    def __call__(self, turns: Sequence[str]) -> Conditioning:
-        """The conditioning of prompts, in their order; all new ones are encoded in one batch.
+    def _tokens(self, prompt: str) -> dict[str, NDArray[np.int64]]:
+        found = {}
+        for name in TEXT_GRAPHS:
+            try:
+                found[name] = self._tokenizers[name]([prompt])
+            except RequestError as error:
+                shown = prompt if len(prompt) <= 40 else prompt[:37] + "..."
+                raise RequestError(f"{error.problem} in {name} ({shown!r})", error.mend) from None
+        return found
+
+    def __call__(self, turns: Sequence[TextTurn]) -> Conditioning:
+        """The conditioning of turns, in their order; all new prompts are encoded in one batch.
 
         Raises:
-            RequestError: a prompt is too long.
             WorkError: an encoder failed.
         """
-        unique = list(dict.fromkeys(turns))
+        unique = {turn.prompt: turn for turn in turns}
         found = {prompt: self._cache[prompt] for prompt in unique if prompt in self._cache}
-        new = [prompt for prompt in unique if prompt not in found]
+        new = [turn for prompt, turn in unique.items() if prompt not in found]
         if new:
             context, pooled = self._encode(new)
-            found.update((prompt, (context[row], pooled[row])) for row, prompt in enumerate(new))
+            found.update((turn.prompt, (context[row], pooled[row])) for row, turn in enumerate(new))
         self._remember(found)
         return Conditioning(
-            np.stack([found[prompt][0] for prompt in turns]),
-            np.stack([found[prompt][1] for prompt in turns]),
+            np.stack([found[turn.prompt][0] for turn in turns]),
+            np.stack([found[turn.prompt][1] for turn in turns]),
         )
 
-    def _encode(self, prompts: list[str]) -> Conditioning:
+    def _encode(self, turns: Sequence[TextTurn]) -> Conditioning:
         first, second, long = (
-            self._sessions[name].run({"input_ids": self._tokenizers[name](prompts)}) for name in TEXT_GRAPHS
+            self._sessions[name].run({"input_ids": np.concatenate([turn.tokens[name] for turn in turns])})
+            for name in TEXT_GRAPHS
         )
         return combine(first, second, long, self._context_dim)
 

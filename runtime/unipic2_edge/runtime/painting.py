@@ -68,7 +68,9 @@ class Painter:
         with watch.stage("check"):
             sigmas = self._scheduler.sigmas(request.num_inference_steps, self._grid.tokens(request))
             positions = self._positions.crop(*self._grid.patches(request))
+        with watch.stage("tokenise"):
             turns = conditioner.turns(request.rows, _by_row(request, pictures))
+        with watch.stage("check"):
             self._sessions.open_ahead(_graphs(conditioner, editing=pictures is not None))
         distinct = list(dict.fromkeys(turns))
         with watch.stage("text"):
@@ -87,10 +89,19 @@ class Painter:
                 reference,
             )
         with watch.stage("denoise"):
-            latents, steps_done = self._sample(request, denoising, sigmas, after, stopped)
+            latents, steps_done = self._sample(request, denoising, sigmas, watch, after, stopped)
         with watch.stage("decode"):
             images = self.decode(latents)
-        return Result(images, latents, request.seeds, settings_of(request, self._manifest), watch.total(), steps_done)
+        return Result(
+            images,
+            latents,
+            request.seeds,
+            settings_of(request, self._manifest),
+            watch.total(),
+            steps_done,
+            tuple(watch.laps),
+            watch.seconds_to_first_lap,
+        )
 
     def decode(self, latents: Floats) -> list[Image.Image]:
         """Latents [n, C, h, w] → pictures.
@@ -105,6 +116,7 @@ class Painter:
         request: Request,
         denoising: Denoising,
         sigmas: Floats,
+        watch: Stopwatch,
         after: AfterStep | None,
         stopped: Callable[[], bool],
     ) -> tuple[Floats, int]:
@@ -113,9 +125,10 @@ class Painter:
         patches = patchify(self._initial(request), patch)  # [n, N, C·p·p]
         timesteps, step = self._scheduler.timesteps(sigmas), 0
         for step in range(request.num_inference_steps):
-            velocity = denoising.velocity(step, patches)
-            denoised = patches - sigmas[step] * velocity if after is not None else None  # x0 = x − σ·v
-            patches = euler_step(patches, velocity, sigmas[step], sigmas[step + 1])
+            with watch.lap():
+                velocity = denoising.velocity(step, patches)
+                denoised = patches - sigmas[step] * velocity if after is not None else None  # x0 = x − σ·v
+                patches = euler_step(patches, velocity, sigmas[step], sigmas[step + 1])
             if after is not None and denoised is not None:
                 latents, clean = (unpatchify(values, patch, *size) for values in (patches, denoised))
                 changed = after(step, float(timesteps[step]), {"latents": latents, "denoised": clean})

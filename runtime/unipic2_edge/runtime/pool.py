@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -25,6 +26,9 @@ class SessionPool:
         turns: graphs that take turns, because the device cannot hold them beside the others; graphs of the same name
             share a turn.
         openers: how many graphs are opened side by side.
+
+    Attributes:
+        seconds_waited: for graphs to be opened, by all who asked for one.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class SessionPool:
         turns: Mapping[str, str] | None = None,
         openers: int = _OPENERS,
     ) -> None:
+        self.seconds_waited = 0.0
         self._bundle, self._open_session, self._turns = bundle, open_session, turns or {}
         self._opening: dict[str, Future[Session]] = {}
         self._lock = threading.Lock()
@@ -60,7 +65,7 @@ class SessionPool:
         """
         if name in self._turns:
             self.close([other for other, turn in self._turns.items() if turn != self._turns[name]])
-        future = self._future(name)
+        start, future = time.perf_counter(), self._future(name)
         try:
             return future.result()
         except BaseException:
@@ -68,6 +73,8 @@ class SessionPool:
                 if self._opening.get(name) is future:
                     del self._opening[name]
             raise
+        finally:
+            self.seconds_waited += time.perf_counter() - start
 
     def close(self, names: Iterable[str] | None = None) -> None:
         """Close sessions, by default all; what is asked for again is opened again."""

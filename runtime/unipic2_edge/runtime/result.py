@@ -22,6 +22,10 @@ class Result:
 
     `latents` [n, C, h, w] are the final ones (scaled), `settings` one record a picture, `seconds` the time of
     each stage and of the whole, `steps_done` fewer than asked for when a callback interrupted.
+
+    A stage's time is all of it: a session's `run` returns when its outputs are in the host's memory, on a GPU too.
+    `step_seconds` are those of each step without the caller's callback, and the first of them was done
+    `seconds_to_first_step` after the work began.
     """
 
     images: list[Image.Image]
@@ -30,13 +34,17 @@ class Result:
     settings: list[PictureSettings]
     seconds: dict[str, float]
     steps_done: int
+    step_seconds: tuple[float, ...] = ()
+    seconds_to_first_step: float | None = None
 
 
 @dataclass
 class Stopwatch:
-    """Seconds of named stages, and since the stopwatch was made."""
+    """Seconds of named stages, of laps one by one, and since the stopwatch was made."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    laps: list[float] = field(default_factory=list)
+    seconds_to_first_lap: float | None = None
     _start: float = field(default_factory=time.perf_counter)
 
     @contextmanager
@@ -47,6 +55,16 @@ class Stopwatch:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    @contextmanager
+    def lap(self) -> Iterator[None]:
+        """Note the time of the block by itself."""
+        start = time.perf_counter()
+        yield
+        end = time.perf_counter()
+        self.laps.append(end - start)
+        if self.seconds_to_first_lap is None:
+            self.seconds_to_first_lap = end - self._start
 
     def total(self) -> dict[str, float]:
         """The stages, and `total`."""
