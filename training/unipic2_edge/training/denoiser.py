@@ -17,7 +17,7 @@ from .conditioning import TokenIds
 from .configs import KONTEXT
 from .flow import Condition, sample, velocity_loss
 from .grids import save_grid
-from .latent_shards import SHARD_PAIRS, LatentShards
+from .latent_shards import LatentShards
 from .recipe import Recipe
 from .shapes.captions import evaluation_captions
 from .shapes.edits import evaluation_edits
@@ -29,7 +29,6 @@ from .transformer import KontextTransformer
 
 _EVALUATED = 72  # pictures of each task at every look
 _STEPS, _GUIDANCE = 28, 3.5
-_STEPS_PER_SHARD = 100
 
 
 class DenoiserStage(Stage):
@@ -48,15 +47,7 @@ class DenoiserStage(Stage):
         torch.manual_seed(recipe.seed)
         self.model: nn.Module = self._transformer()
         self.canvases = [Canvas(*size) for size in recipe.data.sizes]
-        self.shards = LatentShards(
-            output / "latents",
-            self.vae,
-            self.tokenize,
-            _by_weight(self.canvases, recipe.data.size_weights),
-            recipe.data.captions_per_picture,
-            recipe.seed,
-            min(SHARD_PAIRS, recipe.data.cached_pairs),
-        )
+        self.shards = LatentShards.of(recipe, output / "latents", self.vae, self.tokenize)
 
     def _transformer(self) -> KontextTransformer:
         if self.checkpoint.has("transformer"):
@@ -74,8 +65,7 @@ class DenoiserStage(Stage):
         """The flow-matching loss of one micro-batch of one task each."""
         self._to(device)
         count = self.recipe.gradient_accumulation
-        shards = max(1, self.recipe.data.cached_pairs // self.shards.pairs)
-        available = min(shards, 4 + step // _STEPS_PER_SHARD)
+        available = self.shards.reached(step, self.recipe.data.cached_pairs)
         for micro in range(count):
             number = step * count + micro
             rng = np.random.default_rng([self.recipe.seed, number])
@@ -169,11 +159,3 @@ def initialise(model: KontextTransformer) -> None:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     nn.init.xavier_uniform_(model.pos_embed.proj.weight.view(model.pos_embed.proj.weight.shape[0], -1))
-
-
-def _by_weight(canvases: list[Canvas], weights: tuple[float, ...], slots: int = 10) -> list[Canvas]:
-    """A cycle of canvases in which each occurs by its weight (rounded to tenths, at least once)."""
-    cycle: list[Canvas] = []
-    for canvas, weight in zip(canvases, weights, strict=True):
-        cycle += [canvas] * max(1, round(slots * weight / sum(weights)))
-    return cycle

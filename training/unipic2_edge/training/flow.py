@@ -82,8 +82,7 @@ def velocity_loss(
     noise = torch.randn(latents.shape, generator=generator).to(device)
     mix = sigmas[:, None, None, None]
     noisy = (1 - mix) * latents + mix * noise
-    # On CPUs the flash kernel's backward takes a third of a step at these sizes; plain matmuls are faster.
-    with sdpa_kernel(_backends(device)):
+    with sdpa_kernel(attention_backends(device)):
         velocity = model(
             noisy, condition.context, condition.pooled, sigmas * 1000, condition.reference, return_dict=False
         )[0]
@@ -91,6 +90,7 @@ def velocity_loss(
     return loss
 
 
-def _backends(device: torch.device) -> list[SDPBackend]:
+def attention_backends(device: torch.device) -> list[SDPBackend]:
+    """For training: on CPUs the flash kernel's backward takes a third of a step at these sizes, so matmuls there."""
     fused = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
     return [SDPBackend.MATH] if device.type == "cpu" else [*fused, SDPBackend.MATH]

@@ -19,12 +19,14 @@ from torch import Tensor
 from .autoencoder import to_tensor
 from .checkpoint import TextTokenizers
 from .conditioning import TokenIds
+from .recipe import Recipe
 from .shapes.captions import training_caption
 from .shapes.edits import training_edit
 from .shapes.render import render
 from .shapes.scene import Canvas, Scene
 
 SHARD_PAIRS = 2048
+_STEPS_PER_SHARD = 100
 _FIELDS = ("source", "target", "edit_ids", "source_ids", "target_ids")
 
 
@@ -56,6 +58,18 @@ class LatentShards:
         self.folder, self.vae, self.tokenize, self.canvases = folder, vae.eval(), tokenize, canvases
         self.captions, self.seed, self.pairs = captions, seed, pairs
         self._open: dict[int, dict[str, NDArray[np.generic]]] = {}
+
+    @classmethod
+    def of(cls, recipe: Recipe, folder: Path, vae: AutoencoderKL, tokenize: TextTokenizers) -> LatentShards:
+        """The shards of a recipe's data, in its sizes."""
+        data = recipe.data
+        canvases = _by_weight([Canvas(*size) for size in data.sizes], data.size_weights)
+        pairs = min(SHARD_PAIRS, data.cached_pairs)
+        return cls(folder, vae, tokenize, canvases, data.captions_per_picture, recipe.seed, pairs)
+
+    def reached(self, step: int, cached_pairs: int) -> int:
+        """How many shards there are to draw from at `step`: a few at first, more as the run goes."""
+        return min(max(1, cached_pairs // self.pairs), 4 + step // _STEPS_PER_SHARD)
 
     def batch(self, rng: np.random.Generator, shards: int, size: int, edit: bool, device: torch.device) -> Batch:
         """A micro-batch from one of the first `shards` shards."""
@@ -126,3 +140,11 @@ class LatentShards:
 
     def _tokens(self, texts: list[str]) -> NDArray[np.int32]:
         return torch.cat(self.tokenize(texts), dim=-1).numpy().astype(np.int32)
+
+
+def _by_weight(canvases: list[Canvas], weights: tuple[float, ...], slots: int = 10) -> list[Canvas]:
+    """A cycle of canvases in which each occurs by its weight (rounded to tenths, at least once)."""
+    cycle: list[Canvas] = []
+    for canvas, weight in zip(canvases, weights, strict=True):
+        cycle += [canvas] * max(1, round(slots * weight / sum(weights)))
+    return cycle

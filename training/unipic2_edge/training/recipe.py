@@ -15,7 +15,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-Stage = Literal["autoencoder", "text", "denoiser", "vision-language", "metaquery"]
+Stage = Literal["autoencoder", "text", "denoiser", "vision-language", "metaquery", "distillation"]
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -101,6 +101,26 @@ class Alignment(Section, frozen=True):
     steps: int = 0
 
 
+class Distillation(Section, frozen=True):
+    """The few-step, guidance-free student: as LoRAs on the teacher, or (`full`) as copies of it.
+
+    `trajectory` is regression on the teacher's guided steps; `cdm` is continuous-time distribution matching.
+    """
+
+    method: Literal["trajectory", "cdm"] = "trajectory"
+    steps: int = 8  # of the student
+    shift: float = 3.0  # of its noise levels
+    guidance: float = 3.5  # the teacher's, which the student learns to do without
+    full: bool = False
+    adapter: Adapter = Adapter()
+    substeps: int = 2  # trajectory: steps of the teacher within one of the student's
+    led_share: float = 0.5  # trajectory: of rows that go on from the teacher's latents, not from the student's
+    rollout_steps: int = 28  # cdm: at most, in a rollout
+    fake_rate: float = 0.5  # cdm: the fake's factor on the learning rate
+    fake_decay: float = 0.999  # cdm: of the fake, towards the student, at every step
+    evaluated: int = 72  # pictures of each task at every look
+
+
 class Logging(Section, frozen=True):
     """How often, in steps, the run logs, draws sample grids and saves its state (0: never)."""
 
@@ -131,6 +151,7 @@ class Recipe(Section, frozen=True):
     flow: Flow = Flow()
     talk: Talk = Talk()
     alignment: Alignment = Alignment()
+    distillation: Distillation = Distillation()
     logging: Logging = Logging()
 
 
@@ -200,6 +221,18 @@ def _check(recipe: Recipe, path: Path) -> None:
                 recipe.talk.system_share,
             )
         ),
+        "distillation's counts must be positive": min(
+            recipe.distillation.steps,
+            recipe.distillation.substeps,
+            recipe.distillation.rollout_steps,
+            recipe.distillation.evaluated,
+        )
+        < 1,
+        "distillation.shift and guidance must be at least 1": min(
+            recipe.distillation.shift, recipe.distillation.guidance
+        )
+        < 1,
+        "distillation.led_share must be within 0…1": not 0 <= recipe.distillation.led_share <= 1,
         "data.prompt_dropout must be within 0…1": not 0 <= recipe.data.prompt_dropout <= 1,
     }
     for problem, wrong in problems.items():

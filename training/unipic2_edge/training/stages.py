@@ -26,6 +26,10 @@ def make_stage(recipe: Recipe, output: Path) -> Stage:
         from .metaquery_stage import MetaqueryStage
 
         return MetaqueryStage(recipe, output)
+    if recipe.stage == "distillation":
+        from .distillation.stage import DistillationStage
+
+        return DistillationStage(recipe, output)
     from .denoiser import DenoiserStage
 
     return DenoiserStage(recipe, output)

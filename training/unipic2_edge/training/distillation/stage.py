@@ -1,0 +1,172 @@
+"""The distillation stage: a few-step, guidance-free student of a Kontext checkpoint, exported like any other.
+
+    unipic2-edge train shapes-kontext-8step     # in runs/shapes-kontext-8step/checkpoint
+
+Its checkpoint carries its own scheduler and defaults, so that the runtime takes the right steps and one row by itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..checkpoint import Checkpoint, save_checkpoint
+from ..conditioning import TokenIds
+from ..errors import RecipeError
+from ..flow import Condition
+from ..latent_shards import LatentShards
+from ..pipeline import KontextPipeline
+from ..recipe import Recipe
+from ..shapes.scene import Canvas
+from ..stage import Stage
+from ..variants import Variants
+from .cdm import Draws, Voices, draw_anchor, fake_loss, student_loss
+from .examination import Examination, VariantDenoiser
+from .grid import deployed_levels, student_scheduler
+from .trajectory import trajectory_losses
+from .velocities import Asked, guided
+
+_STUDENT, _FAKE = "student", "fake"
+_TEACHER_STEPS, _TEACHER_GUIDANCE = 28, 3.5  # where the teacher's checkpoint does not say
+
+
+class DistillationStage(Stage):
+    """Trains a student of the checkpoint that `recipe.init` names.
+
+    Raises:
+        RecipeError: the checkpoint is no Kontext one.
+        CheckpointError: it is missing, not whole or damaged.
+    """
+
+    def __init__(self, recipe: Recipe, output: Path) -> None:
+        self.recipe, self.settings, self.output = recipe, recipe.distillation, output
+        self.checkpoint = Checkpoint.open(Path(recipe.init or ""))
+        if self.checkpoint.variant != "kontext":
+            raise RecipeError(f"{self.checkpoint.folder} is no Kontext checkpoint", "set init to one")
+        torch.manual_seed(recipe.seed)
+        self.teacher = KontextPipeline(self.checkpoint)
+        self.teacher.vae.requires_grad_(False)
+        self.teacher.conditioner.requires_grad_(False)
+        self.variants = self._variants()
+        self.model: nn.Module = self.variants
+        self.scheduler = student_scheduler(self.settings.steps, self.settings.shift)
+        self.levels = deployed_levels(self.scheduler, self.settings.steps)
+        self.canvas = Canvas(*recipe.data.sizes[0])
+        self.shards = LatentShards.of(recipe, output / "latents", self.teacher.vae, self.teacher.tokenize)
+
+    def _variants(self) -> Variants:
+        names = [_STUDENT, _FAKE] if self.settings.method == "cdm" else [_STUDENT]
+        variants = Variants(
+            self.teacher.transformer, names, None if self.settings.full else self.settings.adapter, names
+        )
+        if self.recipe.gradient_checkpointing:
+            variants.enable_gradient_checkpointing()
+        if self.recipe.compile:
+            variants.compile_blocks()
+        return variants
+
+    def rate(self, name: str) -> float:
+        """The fake learns at its own rate."""
+        return self.settings.fake_rate if self.variants.variant_of(name) == _FAKE else 1.0
+
+    def losses(self, step: int, device: torch.device) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        """Those of one micro-batch of one task each, by the recipe's method."""
+        self._to(device)
+        count, data = self.recipe.gradient_accumulation, self.recipe.data
+        for micro in range(count):
+            number = step * count + micro
+            rng = np.random.default_rng([self.recipe.seed, number])
+            edit = int((number + 1) * data.edit_share) > int(number * data.edit_share)
+            available = self.shards.reached(step, data.cached_pairs)
+            batch = self.shards.batch(rng, available, self.recipe.batch_size, edit, device)
+            draws = Draws(torch.Generator().manual_seed(int(rng.integers(2**62))), device)
+            asked, noise = self._asked(batch.ids, batch.reference), draws.noise(batch.latents)
+            if self.settings.method == "cdm":
+                yield from self._cdm(asked, noise, draws, step)
+            else:
+                led = draws.uniform(len(noise)) < self.settings.led_share
+                yield from self._trajectory(asked, noise, led)
+
+    def _trajectory(self, asked: Asked, noise: Tensor, led: Tensor) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        settings = self.settings
+        student, teacher = asked.velocity(_STUDENT), guided(asked.pair(None), settings.guidance)
+        for loss in trajectory_losses(student, teacher, noise, self.levels, settings.substeps, settings.shift, led):
+            yield loss, {}
+
+    def _cdm(self, asked: Asked, noise: Tensor, draws: Draws, step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        """The fake's loss; every second step the student's too."""
+        voices = Voices(asked.velocity(_STUDENT), asked.velocity(None), asked.pair(None), asked.velocity(_FAKE))
+        anchor = draw_anchor(voices.student, noise, self.settings.rollout_steps, draws)
+        loss = fake_loss(voices.fake, voices.student, anchor, draws)
+        yield loss, {"fake_loss": float(loss.detach())}
+        if step % 2:
+            yield student_loss(voices, anchor, self.settings.guidance - 1, draws)
+
+    @torch.no_grad()
+    def _asked(self, ids: TokenIds, reference: Tensor | None) -> Asked:
+        count = len(ids[0])
+        context, pooled = self.teacher.conditioner(ids)
+        empty = self.teacher.tokenize([""])
+        blank = self.teacher.conditioner(tuple(part.to(context.device) for part in empty))
+        without = (part.expand(count, *part.shape[1:]) for part in blank)
+        return Asked(self.model, Condition(context, pooled, reference), Condition(*without, reference))
+
+    def after_step(self, step: int) -> None:
+        """φ ← decay·φ + (1 − decay)·θ (CDM)."""
+        if self.settings.method == "cdm":
+            self.variants.blend(_FAKE, _STUDENT, self.settings.fake_decay)
+
+    def _to(self, device: torch.device) -> None:
+        if self.teacher.vae.device != device:
+            self.teacher.vae.to(device)
+            self.teacher.conditioner.to(device)
+
+    def samples(self, folder: Path, step: int) -> dict[str, float]:
+        """Scores of the student as deployed, beside the teacher's with guidance, which are taken once."""
+        self._to(next(self.model.parameters()).device)
+        examination = Examination(self.canvas, self.settings.evaluated)
+        path = folder / f"step-{step:07d}.png"
+        scores = examination.take(self._speaking(_STUDENT), self.settings.steps, 1.0, path)
+        return scores | {f"teacher_{name}": value for name, value in self._yardstick(examination, folder).items()}
+
+    def _yardstick(self, examination: Examination, folder: Path) -> dict[str, float]:
+        """The teacher's scores by its own defaults, kept beside the samples."""
+        default = self.checkpoint.defaults().get("generate", {})
+        steps = int(default.get("num_inference_steps", _TEACHER_STEPS))
+        guidance = float(default.get("guidance_scale", _TEACHER_GUIDANCE))
+        asked = {"steps": steps, "guidance": guidance, "pictures": examination.count}
+        kept = folder / "teacher.json"
+        if kept.is_file():
+            content: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+            if content["asked"] == asked:
+                scores: dict[str, float] = content["scores"]
+                return scores
+        scores = examination.take(self._speaking(None), steps, guidance, folder / "teacher.png")
+        temporary = kept.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"asked": asked, "scores": scores}), encoding="utf-8")
+        temporary.replace(kept)
+        return scores
+
+    def _speaking(self, variant: str | None) -> KontextPipeline:
+        """The teacher's pipeline with a variant as its denoiser; the student brings its own levels."""
+        pipeline = copy.copy(self.teacher)
+        pipeline.transformer = VariantDenoiser(self.model, variant)
+        if variant == _STUDENT:
+            pipeline.scheduler = self.scheduler
+        return pipeline
+
+    def finish(self, output: Path) -> None:
+        """Write the whole checkpoint, with the student's scheduler and defaults, to `<output>/checkpoint`."""
+        deployed = {"num_inference_steps": self.settings.steps, "guidance_scale": 1.0}
+        size = {"height": self.canvas.height, "width": self.canvas.width}
+        teacher = self.checkpoint.defaults()
+        defaults = {task: size | teacher.get(task, {}) | deployed for task in ("generate", "edit")}
+        parts = {"transformer": self.variants.merged(_STUDENT).float(), "scheduler": self.scheduler}
+        save_checkpoint(output / "checkpoint", self.checkpoint, defaults, replace=True, **parts)
