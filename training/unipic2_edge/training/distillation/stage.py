@@ -96,8 +96,10 @@ class DistillationStage(Stage):
 
     def _trajectory(self, asked: Asked, noise: Tensor, led: Tensor) -> Iterator[tuple[Tensor, dict[str, float]]]:
         settings = self.settings
-        student, teacher = asked.velocity(_STUDENT), guided(asked.pair(None), settings.guidance)
-        for loss in trajectory_losses(student, teacher, noise, self.levels, settings.substeps, settings.shift, led):
+        teacher = guided(asked.pair(None), settings.guidance) if settings.guidance > 1 else asked.velocity(None)
+        for loss in trajectory_losses(
+            asked.velocity(_STUDENT), teacher, noise, self.levels, settings.substeps, settings.shift, led
+        ):
             yield loss, {}
 
     def _cdm(self, asked: Asked, noise: Tensor, draws: Draws, step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
