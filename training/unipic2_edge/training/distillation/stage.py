@@ -116,9 +116,9 @@ class DistillationStage(Stage):
         count = len(ids[0])
         context, pooled = self.teacher.conditioner(ids)
         empty = self.teacher.tokenize([""])
-        blank = self.teacher.conditioner(tuple(part.to(context.device) for part in empty))
-        without = (part.expand(count, *part.shape[1:]) for part in blank)
-        return Asked(self.model, Condition(context, pooled, reference), Condition(*without, reference))
+        blank, still = self.teacher.conditioner(tuple(part.to(context.device) for part in empty))
+        negative = Condition(blank.expand(count, -1, -1), still.expand(count, -1), reference)
+        return Asked(self.model, Condition(context, pooled, reference), negative)
 
     def after_step(self, step: int) -> None:
         """φ ← decay·φ + (1 − decay)·θ (CDM)."""
