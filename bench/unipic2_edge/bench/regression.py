@@ -125,8 +125,8 @@ def _paired(point: Mapping[str, Any], twin: Mapping[str, Any]) -> Change:
     count = min(len(point["samples"]), len(twin["samples"]))
     found = ratios(point["samples"][:count], twin["samples"][:count])
     margin = _NORMAL_95 * _error_of(found.low, found.high, found.count)
-    medians = (_median(place["stages"]["total"]) for place in (twin, point))
-    return Change(_name(point), *medians, "s", found.median, found.median - margin, found.median + margin)
+    before, after = (_median(place["stages"]["total"]) for place in (twin, point))
+    return Change(_name(point), before, after, "s", found.median, found.median - margin, found.median + margin)
 
 
 def _change(name: str, before: _Sample, after: _Sample) -> Change:
