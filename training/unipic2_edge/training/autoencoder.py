@@ -37,13 +37,26 @@ def to_pictures(images: Tensor) -> list[Picture]:
     return list(levels.permute(0, 2, 3, 1).cpu().numpy())
 
 
+class Reconstruction(nn.Module):
+    """An autoencoder that draws from its posterior, as one module."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images [B, 3, H, W] and noise [B, C, h, w] → their reconstructions, and the posterior's mean and log σ²."""
+        posterior = self.vae.encode(images).latent_dist
+        return self.vae.decode(posterior.mean + posterior.std * noise).sample, posterior.mean, posterior.logvar
+
+
 class AutoencoderStage(Stage):
     """Trains the VAE of a model config: weighted L1 plus KL, then folds the latents' channel scales into it."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
-        self.model: Any = AutoencoderKL(**KONTEXT[recipe.config].vae)
+        self.model: Any = Reconstruction(AutoencoderKL(**KONTEXT[recipe.config].vae))
         for module in self.model.modules():
             if isinstance(module, ResnetBlock2D):  # residual branches start at zero: trains several times faster
                 nn.init.zeros_(module.conv2.weight)
@@ -52,17 +65,24 @@ class AutoencoderStage(Stage):
     def losses(self, step: int, device: torch.device) -> Iterator[tuple[Tensor, dict[str, float]]]:
         """One micro-batch each of `gradient_accumulation`."""
         for micro in range(self.recipe.gradient_accumulation):
+            number = step * self.recipe.gradient_accumulation + micro
             rng = np.random.default_rng([self.recipe.seed, step, micro])
             canvas = self.canvases[int(rng.choice(len(self.canvases), p=_normalised(self.recipe.data.size_weights)))]
-            scenes = [sample_scene(rng, canvas) for _ in range(self.recipe.batch_size)]
+            size = self.recipe.batch_size
+            scenes = [sample_scene(rng, canvas) for _ in range(self.share.total(size))][self.share.rows(size)]
             images = to_tensor([render(scene) for scene in scenes]).to(device)
-            generator = torch.Generator(device).manual_seed(step)
-            posterior = self.model.encode(images).latent_dist
-            decoded = self.model.decode(posterior.sample(generator)).sample
+            decoded, mean, logvar = self.model(images, self._noise(canvas, number).to(device))
             weight = 1 + (_OBJECT_WEIGHT - 1) * _object_mask(images)
             reconstruction = ((decoded - images).abs() * weight).mean()
-            kl = posterior.kl().mean() / posterior.mean[0].numel()
+            kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()  # from N(0, 1), per dimension
             yield reconstruction + _KL_WEIGHT * kl, {"reconstruction": float(reconstruction), "kl": float(kl)}
+
+    def _noise(self, canvas: Canvas, number: int) -> Tensor:
+        """For the latents of micro-batch `number`."""
+        sizes = KONTEXT[self.recipe.config].vae
+        side = 2 ** (len(sizes["block_out_channels"]) - 1)
+        shape = (self.recipe.batch_size, sizes["latent_channels"], canvas.height // side, canvas.width // side)
+        return self.share.noise(shape, torch.Generator().manual_seed(number))
 
     def samples(self, folder: Path, step: int) -> dict[str, float]:
         """Reconstruct unseen scenes; the share that the verifier reads back as they were, and PSNR in dB."""
@@ -83,15 +103,15 @@ class AutoencoderStage(Stage):
         decoded: list[Picture] = []
         for start in range(0, count, 50):
             images = to_tensor(pictures[start : start + 50]).to(device)
-            decoded += to_pictures(self.model.decode(self.model.encode(images).latent_dist.mode()).sample)
+            decoded += to_pictures(self.model.vae.decode(self.model.vae.encode(images).latent_dist.mode()).sample)
         return scenes, pictures, decoded
 
     def finish(self, output: Path) -> None:
         """Normalise the latents per channel and write `<output>/vae`."""
         _, pictures, _ = self._reconstructions(_EVALUATED)
         device = next(self.model.parameters()).device
-        normalise_latents(self.model, to_tensor(pictures).to(device))
-        self.model.save_pretrained(output / "vae")
+        normalise_latents(self.model.vae, to_tensor(pictures).to(device))
+        self.model.vae.save_pretrained(output / "vae")
 
 
 def normalise_latents(vae: AutoencoderKL, images: Tensor) -> None:

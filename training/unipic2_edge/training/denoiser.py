@@ -24,7 +24,7 @@ from .shapes.edits import evaluation_edits
 from .shapes.render import Picture, render
 from .shapes.scene import Canvas
 from .shapes.scores import score_edits, score_generation
-from .stage import Stage
+from .stage import TOKENS, Stage
 from .transformer import KontextTransformer
 
 _EVALUATED = 72  # pictures of each task at every look
@@ -42,7 +42,9 @@ class DenoiserStage(Stage):
         self.recipe = recipe
         self.checkpoint = Checkpoint.open(Path(recipe.init or ""), partial=True)
         self.vae = self.checkpoint.load_vae().requires_grad_(False)
-        self.conditioner = self.checkpoint.load_conditioner().requires_grad_(False).eval()
+        self.conditioner = (
+            self.checkpoint.load_conditioner(getattr(torch, recipe.frozen_dtype)).requires_grad_(False).eval()
+        )
         self.tokenize = self.checkpoint.tokenizers()
         torch.manual_seed(recipe.seed)
         self.model: nn.Module = self._transformer()
@@ -71,12 +73,21 @@ class DenoiserStage(Stage):
             rng = np.random.default_rng([self.recipe.seed, number])
             share = self.recipe.data.edit_share
             edit = int((number + 1) * share) > int(number * share)
-            batch = self.shards.batch(rng, available, self.recipe.batch_size, edit, device)
-            dropped = torch.from_numpy(rng.random(self.recipe.batch_size) < self.recipe.data.prompt_dropout).to(device)
+            size = self.recipe.batch_size
+            batch = self.shards.batch(rng, available, size, edit, device, self.share)
+            drawn = rng.random(self.share.total(size))[self.share.rows(size)]
+            dropped = torch.from_numpy(drawn < self.recipe.data.prompt_dropout).to(device)
             context, pooled = self._condition(batch.ids, dropped)
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
             condition = Condition(context, pooled, batch.reference)
-            yield velocity_loss(self.model, self.recipe.flow, batch.latents, condition, generator), {}
+            loss = velocity_loss(self.model, self.recipe.flow, batch.latents, condition, generator, self.share)
+            yield loss, {TOKENS: self._tokens(batch.latents, batch.reference, context)}
+
+    def _tokens(self, latents: Tensor, reference: Tensor | None, context: Tensor) -> int:
+        """Of one micro-batch: patches, of the reference too, and words."""
+        area = KONTEXT[self.recipe.config].transformer["patch_size"] ** 2
+        pictures = (latents,) if reference is None else (latents, reference)
+        return sum(each[:, 0].numel() // area for each in pictures) + context[..., 0].numel()
 
     @torch.no_grad()
     def _condition(self, ids: TokenIds, dropped: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,7 +96,7 @@ class DenoiserStage(Stage):
             torch.where(dropped[:, None], blank.to(part.device), part) for part, blank in zip(ids, empty, strict=True)
         )
         context, pooled = self.conditioner((kept[0], kept[1], kept[2]))
-        return context, pooled
+        return context.float(), pooled.float()
 
     def _to(self, device: torch.device) -> None:
         if self.vae.device != device:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .recipe import Flow
+from .share import WHOLE, Share
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,12 @@ def sample(
 
 
 def velocity_loss(
-    model: nn.Module, flow: Flow, latents: Tensor, condition: Condition, generator: torch.Generator
+    model: nn.Module,
+    flow: Flow,
+    latents: Tensor,
+    condition: Condition,
+    generator: torch.Generator,
+    share: Share = WHOLE,
 ) -> Tensor:
     """‖v(x_s, s) − (ε − x0)‖², x_s = (1 − s)·x0 + s·ε, averaged (flow matching, arXiv 2210.02747).
 
@@ -76,10 +82,12 @@ def velocity_loss(
         latents: clean, [B, C, h, w].
         condition: context, pooled and reference of each.
         generator: on the CPU, so that draws are the same on every device.
+        share: which rows of the global batch these are; all processes have the same generator.
     """
     device = latents.device
-    sigmas = sigmas_for_training(flow, len(latents), generator).to(device)
-    noise = torch.randn(latents.shape, generator=generator).to(device)
+    rows = share.rows(len(latents))
+    sigmas = sigmas_for_training(flow, share.total(len(latents)), generator)[rows].to(device)
+    noise = share.noise(latents.shape, generator).to(device)
     mix = sigmas[:, None, None, None]
     noisy = (1 - mix) * latents + mix * noise
     with sdpa_kernel(attention_backends(device)):

@@ -55,16 +55,40 @@ def _make_way(folder: Path) -> None:
 
 
 @contextmanager
-def _output_errors(folder: Path) -> Iterator[None]:
-    """The operating system's refusals as user errors; safetensors reports a full disk in words of its own."""
+def full_disk_told(folder: Path, mend: str = "free some space") -> Iterator[None]:
+    """A disk that fills up in this block as a user error, in whatever words a library reports it.
+
+    Raises:
+        WorkError: the disk, or what a user or a file may take of it, is full.
+    """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-            raise WorkError(f"no space left on the disk while writing {folder}", "free some space") from error
-        if isinstance(error, OSError):
-            reason = (error.strerror or str(error)).lower()
-            raise OutputError(f"cannot write {folder}: {reason}", "give a folder you may write to") from error
-        raise
+        if not _is_full(error):
+            raise
+        raise WorkError(f"no space left on the disk while writing {folder}", mend) from error
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """safetensors quotes the system; torch says that its writer failed, and perhaps raises that while handling it."""
+    if error is None:
+        return False
+    code, said = getattr(error, "errno", None), str(error)
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    if any(word in said for word in ("No space left", "File too large", "Disk quota exceeded", "inline_container.cc")):
+        return True
+    return _is_full(error.__cause__) or _is_full(error.__context__)
+
+
+@contextmanager
+def _output_errors(folder: Path) -> Iterator[None]:
+    """The operating system's refusals as user errors."""
+    try:
+        with full_disk_told(folder):
+            yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise OutputError(f"cannot write {folder}: {reason}", "give a folder you may write to") from error

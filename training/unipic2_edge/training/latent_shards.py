@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from .shapes.captions import training_caption
 from .shapes.edits import training_edit
 from .shapes.render import render
 from .shapes.scene import Canvas, Scene
+from .share import WHOLE, Share
 
 SHARD_PAIRS = 2048
 _STEPS_PER_SHARD = 100
@@ -71,10 +73,19 @@ class LatentShards:
         """How many shards there are to draw from at `step`: a few at first, more as the run goes."""
         return min(max(1, cached_pairs // self.pairs), 4 + step // _STEPS_PER_SHARD)
 
-    def batch(self, rng: np.random.Generator, shards: int, size: int, edit: bool, device: torch.device) -> Batch:
-        """A micro-batch from one of the first `shards` shards."""
+    def batch(
+        self,
+        rng: np.random.Generator,
+        shards: int,
+        size: int,
+        edit: bool,
+        device: torch.device,
+        share: Share = WHOLE,
+    ) -> Batch:
+        """A process's share, `size` rows, of a micro-batch from one of the first `shards` shards."""
         shard = self._shard(int(rng.integers(shards)))
-        rows = np.sort(rng.integers(self.pairs, size=size))
+        mine = share.rows(size)
+        rows = np.sort(rng.integers(self.pairs, size=share.total(size)))[mine]
         if edit:
             return Batch(
                 self._latents(shard["target"][rows], device),
@@ -82,7 +93,7 @@ class LatentShards:
                 self._ids(shard["edit_ids"][rows], device),
             )
         side = ("source", "target")[int(rng.integers(2))]
-        columns = rng.integers(self.captions, size=size)
+        columns = rng.integers(self.captions, size=share.total(size))[mine]
         ids = shard[f"{side}_ids"][rows, columns]
         return Batch(self._latents(shard[side][rows], device), None, self._ids(ids, device))
 
@@ -97,8 +108,10 @@ class LatentShards:
     def _shard(self, index: int) -> dict[str, NDArray[np.generic]]:
         if index not in self._open:
             paths = {field: self.folder / f"{index:04d}-{field}.npy" for field in _FIELDS}
-            if not all(path.exists() for path in paths.values()):
-                self._make(index, paths)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / f"{index:04d}.lock"):  # one process makes it, the others wait for it
+                if not all(path.exists() for path in paths.values()):
+                    self._make(index, paths)
             self._open[index] = {field: np.load(path, mmap_mode="r") for field, path in paths.items()}
         return self._open[index]
 
@@ -113,7 +126,6 @@ class LatentShards:
             "source_ids": self._captions([edit.source for edit in edits], rng),
             "target_ids": self._captions([edit.target for edit in edits], rng),
         }
-        self.folder.mkdir(parents=True, exist_ok=True)
         for field, path in paths.items():
             temporary = path.with_suffix(".tmp.npy")
             np.save(temporary, arrays[field])

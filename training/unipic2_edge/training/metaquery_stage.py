@@ -28,7 +28,7 @@ from .recipe import Recipe
 from .shapes.captions import evaluation_captions, training_caption
 from .shapes.edits import evaluation_edits, training_edit
 from .shapes.render import Picture, render
-from .shapes.scene import Canvas, sample_scene
+from .shapes.scene import Canvas, Scene, sample_scene
 from .shapes.scores import score_edits, score_generation
 from .stage import Stage
 
@@ -84,7 +84,7 @@ class MetaqueryStage(Stage):
             edit = int((number + 1) * data.edit_share) > int(number * data.edit_share)
             canvas = self.canvases[int(rng.choice(len(self.canvases), p=_shares(data.size_weights)))]
             texts, targets, sources = self._examples(rng, canvas, edit)
-            dropped = rng.random(len(texts)) < data.prompt_dropout
+            dropped = rng.random(self.share.total(len(texts)))[self.share.rows(len(texts))] < data.prompt_dropout
             said = ["" if drop else text for text, drop in zip(texts, dropped, strict=True)]
             context, pooled = self.model(self.querying.prompts(said, sources))
             if step < self.recipe.alignment.steps:
@@ -95,7 +95,7 @@ class MetaqueryStage(Stage):
             latents = self.frozen.encode(targets).clone()
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
             condition = Condition(context, pooled, reference)
-            loss = velocity_loss(self.frozen.transformer, self.recipe.flow, latents, condition, generator)
+            loss = velocity_loss(self.frozen.transformer, self.recipe.flow, latents, condition, generator, self.share)
             yield loss, {"edit_loss" if edit else "generate_loss": float(loss.detach()) * count}
 
     def _aligned(self) -> TextTeacher:
@@ -109,20 +109,19 @@ class MetaqueryStage(Stage):
     def _examples(
         self, rng: np.random.Generator, canvas: Canvas, edit: bool
     ) -> tuple[list[str], list[Picture], list[Picture] | None]:
-        """Texts, what they should make, and what they start from."""
+        """Texts, what they should make, and what they start from: this process's share of what is drawn for all."""
+        count, mine = self.share.total(self.recipe.batch_size), self.share.rows(self.recipe.batch_size)
         if edit:
-            edits = [training_edit(rng, canvas) for _ in range(self.recipe.batch_size)]
+            edits = [training_edit(rng, canvas) for _ in range(count)][mine]
             sources = [render(each.source) for each in edits]
             return [each.text for each in edits], [render(each.target) for each in edits], sources
-        texts: list[str] = []
-        pictures: list[Picture] = []
-        while len(texts) < self.recipe.batch_size:
+        told: list[tuple[str, Scene]] = []
+        while len(told) < count:
             scene = sample_scene(rng, canvas)
             caption = training_caption(scene, rng)
             if caption is not None:
-                texts.append(caption.text)
-                pictures.append(render(scene))
-        return texts, pictures, None
+                told.append((caption.text, scene))
+        return [text for text, _ in told[mine]], [render(scene) for _, scene in told[mine]], None
 
     def _to(self, device: torch.device) -> None:
         if self.frozen.device != device:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from .errors import RecipeError
+from .recipe_mistakes import explained
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,6 +22,15 @@ Stage = Literal["autoencoder", "text", "denoiser", "vision-language", "metaquery
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
+Count = Annotated[int, Meta(ge=1)]
+Whole = Annotated[int, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+AtLeastOne = Annotated[float, Meta(ge=1)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Decay = Annotated[float, Meta(ge=0, lt=1)]
+
+
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of the recipe's tables: immutable, strict about unknown fields."""
 
@@ -28,22 +39,22 @@ class Data(Section, frozen=True):
     """What is trained on: `shapes` (drawn as needed) at these sizes, with these shares of the draws."""
 
     kind: Literal["shapes"] = "shapes"
-    sizes: tuple[tuple[int, int], ...] = ((64, 64),)  # width, height in pixels
-    size_weights: tuple[float, ...] = (1.0,)
-    edit_share: float = 0.5  # of the micro-batches; each micro-batch has one task and one size
-    prompt_dropout: float = 0.1
-    cached_pairs: int = 16_384  # (source, edit, target) triples, encoded once, shard by shard as the run goes
-    captions_per_picture: int = 4
+    sizes: tuple[tuple[Count, Count], ...] = ((64, 64),)  # width, height in pixels
+    size_weights: tuple[Positive, ...] = (1.0,)
+    edit_share: Fraction = 0.5  # of the micro-batches; each micro-batch has one task and one size
+    prompt_dropout: Fraction = 0.1
+    cached_pairs: Count = 16_384  # (source, edit, target) triples, encoded once, shard by shard as the run goes
+    captions_per_picture: Count = 4
 
 
 class Optimizer(Section, frozen=True):
     """AdamW, or Muon for the hidden matrices with AdamW for the rest."""
 
     name: Literal["adamw", "muon"] = "adamw"
-    lr: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
+    lr: Positive = 1e-4
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: Positive = 1.0
 
 
 class Schedule(Section, frozen=True):
@@ -52,9 +63,9 @@ class Schedule(Section, frozen=True):
     `decay = 1` is linear decay from the end of the warm-up; `cosine` replaces the line by a half cosine.
     """
 
-    steps: int
-    warmup: int = 100
-    decay: float = 1.0
+    steps: Count
+    warmup: Whole = 100
+    decay: Fraction = 1.0
     cosine: bool = False
 
 
@@ -63,8 +74,8 @@ class Flow(Section, frozen=True):
 
     timesteps: Literal["logit-normal", "uniform"] = "logit-normal"
     logit_mean: float = 0.0
-    logit_std: float = 1.0
-    shift: float = 3.0
+    logit_std: Positive = 1.0
+    shift: Positive = 3.0
 
 
 class Adapter(Section, frozen=True):
@@ -73,8 +84,8 @@ class Adapter(Section, frozen=True):
     The defaults are those of flow_grpo for SD3.5-Medium: every projection of the attentions.
     """
 
-    rank: int = 32
-    alpha: float = 64
+    rank: Count = 32
+    alpha: Positive = 64
     targets: tuple[str, ...] = (
         *("to_q", "to_k", "to_v", "to_out.0"),
         *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
@@ -88,17 +99,17 @@ class Talk(Section, frozen=True):
     system prompt.
     """
 
-    questions: int = 4  # about one picture, in one conversation
-    caption_share: float = 0.1
-    instruction_share: float = 0.2
-    small_share: float = 0.4
-    system_share: float = 0.5
+    questions: Count = 4  # about one picture, in one conversation
+    caption_share: Fraction = 0.1
+    instruction_share: Fraction = 0.2
+    small_share: Fraction = 0.4
+    system_share: Fraction = 0.5
 
 
 class Alignment(Section, frozen=True):
     """The MetaQuery stage's first `steps`: a regression on the denoiser's own text encoders, without the denoiser."""
 
-    steps: int = 0
+    steps: Whole = 0
 
 
 class Distillation(Section, frozen=True):
@@ -108,25 +119,34 @@ class Distillation(Section, frozen=True):
     """
 
     method: Literal["trajectory", "cdm"] = "trajectory"
-    steps: int = 8  # of the student
-    shift: float = 3.0  # of its noise levels
-    guidance: float = 3.5  # the teacher's, which the student learns to do without
+    steps: Count = 8  # of the student
+    shift: AtLeastOne = 3.0  # of its noise levels
+    guidance: AtLeastOne = 3.5  # the teacher's, which the student learns to do without
     full: bool = False
     adapter: Adapter = Adapter()
-    substeps: int = 2  # trajectory: steps of the teacher within one of the student's
-    led_share: float = 0.5  # trajectory: of rows that go on from the teacher's latents, not from the student's
-    rollout_steps: int = 28  # cdm: at most, in a rollout
-    fake_rate: float = 0.5  # cdm: the fake's factor on the learning rate
-    fake_decay: float = 0.999  # cdm: of the fake, towards the student, at every step
-    evaluated: int = 72  # pictures of each task at every look
+    substeps: Count = 2  # trajectory: steps of the teacher within one of the student's
+    led_share: Fraction = 0.5  # trajectory: of rows that go on from the teacher's latents, not from the student's
+    rollout_steps: Count = 28  # cdm: at most, in a rollout
+    fake_rate: Positive = 0.5  # cdm: the fake's factor on the learning rate
+    fake_decay: Decay = 0.999  # cdm: of the fake, towards the student, at every step
+    evaluated: Count = 72  # pictures of each task at every look
 
 
 class Logging(Section, frozen=True):
     """How often, in steps, the run logs, draws sample grids and saves its state (0: never)."""
 
-    every: int = 50
-    samples_every: int = 500
-    state_every: int = 250
+    every: Count = 50
+    samples_every: Whole = 500
+    state_every: Whole = 250
+    keep_states: Count = 2  # the newest
+    peak_tflops: NotNegative = 0.0  # of one device, what MFU is a share of; 0: a matrix product's, timed at the start
+
+
+class Guard(Section, frozen=True):
+    """Steps whose loss or gradients are not finite may be skipped, so many in a run; losses that jump are logged."""
+
+    skips: Whole = 0
+    spike: NotNegative = 3.0  # times the loss's running mean; 0: nothing is logged
 
 
 class Recipe(Section, frozen=True):
@@ -138,14 +158,15 @@ class Recipe(Section, frozen=True):
     schedule: Schedule
     init: str | None = None
     output: str | None = None
-    seed: int = 0
-    batch_size: int = 64
-    gradient_accumulation: int = 1
+    seed: Whole = 0
+    batch_size: Count = 64  # of a micro-batch in one process
+    gradient_accumulation: Count = 1
     gradient_checkpointing: bool = False
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    frozen_dtype: Literal["float32", "bfloat16"] = "float32"  # of encoders and language models that only listen
     compile: bool = False
-    ema_decay: float = 0.0  # 0: no average
-    threads: int = 0  # CPU threads; 0 leaves the library's choice
+    ema_decay: Decay = 0.0  # 0: no average
+    threads: Whole = 0  # CPU threads; 0 leaves the library's choice
     data: Data = Data()
     optimizer: Optimizer = Optimizer()
     flow: Flow = Flow()
@@ -153,13 +174,14 @@ class Recipe(Section, frozen=True):
     alignment: Alignment = Alignment()
     distillation: Distillation = Distillation()
     logging: Logging = Logging()
+    guard: Guard = Guard()
 
 
 def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe by file path or by the name of one in `training/recipes/`, then apply `KEY=VALUE` overrides.
 
     Raises:
-        RecipeError: no such recipe, it does not parse, or a field is unknown or of the wrong type.
+        RecipeError: no such recipe, it does not parse, or a field is unknown, of the wrong type or out of its range.
     """
     path = _find(name)
     try:
@@ -171,7 +193,7 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     try:
         recipe = msgspec.convert(content, Recipe, strict=False)
     except msgspec.ValidationError as error:
-        raise RecipeError(f"{path.name}: {error}", "see training/README.md for the fields of a recipe") from error
+        raise explained(path.name, str(error), content, Recipe) from error
     _check(recipe, path)
     return recipe
 
@@ -201,39 +223,14 @@ def _override(content: dict[str, Any], override: str) -> None:
 
 
 def _check(recipe: Recipe, path: Path) -> None:
+    """What depends on several fields, or on more of one than its range."""
+    talk = recipe.talk
     problems = {
-        "schedule.steps must be positive": recipe.schedule.steps < 1,
-        "batch_size must be positive": recipe.batch_size < 1,
-        "data.cached_pairs must be positive": recipe.data.cached_pairs < 1,
         "data.size_weights needs one weight a size": len(recipe.data.sizes) != len(recipe.data.size_weights),
-        "data.sizes must be multiples of 32": any(
-            side % 32 or side < 32 for size in recipe.data.sizes for side in size
+        "data.sizes must be multiples of 32": any(side % 32 for size in recipe.data.sizes for side in size),
+        "talk.caption_share and talk.instruction_share must be at most 1 together": (
+            talk.caption_share + talk.instruction_share > 1
         ),
-        "data.edit_share must be within 0…1": not 0 <= recipe.data.edit_share <= 1,
-        "talk.questions must be positive": recipe.talk.questions < 1,
-        "talk's shares must be within 0…1, those of captions and instructions together too": not all(
-            0 <= share <= 1
-            for share in (
-                recipe.talk.caption_share + recipe.talk.instruction_share,
-                recipe.talk.caption_share,
-                recipe.talk.instruction_share,
-                recipe.talk.small_share,
-                recipe.talk.system_share,
-            )
-        ),
-        "distillation's counts must be positive": min(
-            recipe.distillation.steps,
-            recipe.distillation.substeps,
-            recipe.distillation.rollout_steps,
-            recipe.distillation.evaluated,
-        )
-        < 1,
-        "distillation.shift and guidance must be at least 1": min(
-            recipe.distillation.shift, recipe.distillation.guidance
-        )
-        < 1,
-        "distillation.led_share must be within 0…1": not 0 <= recipe.distillation.led_share <= 1,
-        "data.prompt_dropout must be within 0…1": not 0 <= recipe.data.prompt_dropout <= 1,
     }
     for problem, wrong in problems.items():
         if wrong:

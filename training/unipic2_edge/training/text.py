@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
@@ -18,10 +19,11 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, 
 from .checkpoint import TextTokenizers
 from .configs import KONTEXT
 from .corpus import sentences
+from .folders import publishing
 from .meaning import FIELDS, meaning_of
 from .recipe import Recipe
 from .shapes.captions import held_out_text
-from .stage import Stage
+from .stage import TOKENS, Stage
 from .tokenizers import build_tokenizers
 
 _CORPUS = 6_000
@@ -64,8 +66,11 @@ class TextStage(Stage):
         self.model: nn.Module = TextEncoders(recipe.config)
         self.tokenizer_folder = output / "tokenizers"
         texts = list(islice(sentences(_CORPUS, recipe.seed), 2 * _CORPUS))
-        if not self.tokenizer_folder.exists():
-            build_tokenizers(texts, self.tokenizer_folder, KONTEXT[recipe.config])
+        output.mkdir(parents=True, exist_ok=True)
+        with FileLock(output / "tokenizers.lock"):
+            if not self.tokenizer_folder.exists():
+                with publishing(self.tokenizer_folder) as folder:
+                    build_tokenizers(texts, folder, KONTEXT[recipe.config])
         self.tokenize = TextTokenizers(self.tokenizer_folder)
         unique = sorted(set(texts))
         self.training = [text for text in unique if not held_out_text(text)]
@@ -75,12 +80,14 @@ class TextStage(Stage):
         """Cross-entropy summed over fields, averaged over the three encoders."""
         for micro in range(self.recipe.gradient_accumulation):
             generator = torch.Generator().manual_seed((self.recipe.seed << 32) + step * 64 + micro)
-            picks = torch.randint(len(self.training), (self.recipe.batch_size,), generator=generator)
+            size = self.recipe.batch_size
+            picks = torch.randint(len(self.training), (self.share.total(size),), generator=generator)
+            picks = picks[self.share.rows(size)]
             texts = [self.training[int(i)] for i in picks]
             targets = torch.tensor([meaning_of(text) for text in texts], device=device)  # [B, fields]
             ids = tuple(part.to(device) for part in self.tokenize(texts))
             each = [_cross_entropy(logits, targets) for logits in self.model(ids)]
-            yield torch.stack(each).mean(), {}
+            yield torch.stack(each).mean(), {TOKENS: sum(part.numel() for part in ids)}
 
     def samples(self, folder: Path, step: int) -> dict[str, float]:
         """The share of unseen texts that each encoder reads right in every field."""

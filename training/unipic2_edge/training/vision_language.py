@@ -31,7 +31,7 @@ from .shapes.questions import evaluation_questions, score_answers
 from .shapes.render import render
 from .shapes.scene import Canvas
 from .sight import Grid, Sight, pixel_range, positions
-from .stage import Stage
+from .stage import TOKENS, Stage
 from .understanding import answer
 
 _EVALUATED = 300
@@ -81,6 +81,8 @@ class VisionLanguageStage(Stage):
     of pictures, which no checkpoint holds, begins anew.
     """
 
+    idle_parameters = True  # captions and instructions come without pictures
+
     def __init__(self, recipe: Recipe, output: Path) -> None:
         self.recipe = recipe
         config = METAQUERY[recipe.config]
@@ -110,14 +112,16 @@ class VisionLanguageStage(Stage):
     def losses(self, step: int, device: torch.device) -> Iterator[tuple[Tensor, dict[str, float]]]:
         """Each micro-batch's own draw of task, size and way of seeing."""
         for micro in range(self.recipe.gradient_accumulation):
-            rng = np.random.default_rng([self.recipe.seed, step, micro])
+            # Each process draws lessons of its own; answers differ in length, so the global mean is of means anyway.
+            place = [self.share.rank] if self.share.rank else []
+            rng = np.random.default_rng([self.recipe.seed, step, micro, *place])
             batch = self._batch(draw_lessons(rng, self.recipe, self.canvases), device)
             loss, reading = self.model(batch)
             if reading is None:
-                yield loss, {"answer_loss": float(loss.detach())}
+                yield loss, {"answer_loss": float(loss.detach()), TOKENS: batch.ids.numel()}
             else:
                 metrics = {"answer_loss": float(loss.detach()), "reading_loss": float(reading.detach())}
-                yield loss + _READING_WEIGHT * reading, metrics
+                yield loss + _READING_WEIGHT * reading, metrics | {TOKENS: batch.ids.numel()}
 
     def _batch(self, lesson: Lesson, device: torch.device) -> Batch:
         patches, grid = self.sight.patches(lesson.pictures, lesson.editing) if lesson.pictures else (None, None)
