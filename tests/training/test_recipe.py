@@ -26,7 +26,7 @@ def test_overrides_reach_nested_fields() -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("schedule.steps=0", "positive"),
+        ("schedule.steps=0", "schedule.steps is 0, expected a whole number of at least 1"),
         ("schedule.step=3", "step"),
         ("batch_size=many", "batch_size"),
         ("data.sizes=[[60,64],[96,64],[64,96]]", "multiples of 32"),

@@ -54,7 +54,10 @@ def test_it_learns_and_logs(tmp_path: Path) -> None:
     scores = Trainer(_recipe(120), _Line(), tmp_path, progress=False).run()
     assert scores["weight"] == pytest.approx(3, abs=0.2)
     logged = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [entry["step"] for entry in logged] == list(range(5, 121, 5))
+    assert [entry["step"] for entry in logged[:-1]] == list(range(5, 121, 5))
+    assert logged[-1] == {"step": 120, "weight": pytest.approx(scores["weight"], rel=1e-4), "finished": 1}
+    assert logged[3]["samples_per_second"] > 0
+    assert logged[3]["peak_memory_gb"] > 0
     assert list((tmp_path / "logs").glob("events*"))
 
 

@@ -42,9 +42,8 @@ class DenoiserStage(Stage):
         self.recipe = recipe
         self.checkpoint = Checkpoint.open(Path(recipe.init or ""), partial=True)
         self.vae = self.checkpoint.load_vae().requires_grad_(False)
-        self.conditioner = (
-            self.checkpoint.load_conditioner(getattr(torch, recipe.frozen_dtype)).requires_grad_(False).eval()
-        )
+        dtype = getattr(torch, recipe.frozen_dtype)
+        self.conditioner = self.checkpoint.load_conditioner(dtype).requires_grad_(False).eval()
         self.tokenize = self.checkpoint.tokenizers()
         torch.manual_seed(recipe.seed)
         self.model: nn.Module = self._transformer()
@@ -85,7 +84,7 @@ class DenoiserStage(Stage):
 
     def _tokens(self, latents: Tensor, reference: Tensor | None, context: Tensor) -> int:
         """Of one micro-batch: patches, of the reference too, and words."""
-        area = KONTEXT[self.recipe.config].transformer["patch_size"] ** 2
+        area = int(KONTEXT[self.recipe.config].transformer["patch_size"]) ** 2
         pictures = (latents,) if reference is None else (latents, reference)
         return sum(each[:, 0].numel() // area for each in pictures) + context[..., 0].numel()
 
