@@ -7,8 +7,12 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from .errors import RequestError
+
+if TYPE_CHECKING:
+    from .recipe import Recipe
 
 
 @dataclass
@@ -30,6 +34,12 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override a field, e.g. schedule.steps=1000",
     )
+    dry = parser.add_argument_group("dry run: what it would take, without weights, data or a GPU")
+    dry.add_argument("--dry-run", action="store_true", help="say what would be trained, its memory, time and disk")
+    dry.add_argument("--gpus", type=int, default=1, metavar="N", help="in all, sharding over them (1)")
+    dry.add_argument("--gpu-memory", type=float, default=80, metavar="GB", help="of each (80)")
+    dry.add_argument("--gpu-tflops", type=float, metavar="T", help="its peak (recipe's logging.peak_tflops, or 989)")
+    dry.add_argument("--mfu", type=float, default=0.4, metavar="SHARE", help="of the peak that is reached (0.4)")
 
 
 def train(arguments: argparse.Namespace) -> Outcome:
@@ -42,19 +52,39 @@ def train(arguments: argparse.Namespace) -> Outcome:
     from .recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.set)
+    if arguments.dry_run:
+        return _dry_run(recipe, arguments)
     output = Path(arguments.output or recipe.output or f"runs/{recipe.name}")
     if recipe.threads:
         os.environ["OMP_NUM_THREADS"] = str(recipe.threads)
     from .stages import make_stage
     from .trainer import Trainer
 
-    scores = Trainer(recipe, make_stage(recipe, output), output, progress=not arguments.quiet).run()
+    trainer = Trainer(recipe, make_stage(recipe, output), output, progress=not arguments.quiet)
+    scores = trainer.run()
+    if not trainer.accelerator.is_main_process:
+        return Outcome({"recipe": recipe.name, "output": str(output), "process": trainer.accelerator.process_index})
     lines = [f"{recipe.name}: {recipe.schedule.steps} steps done, in {output}"]
     lines += [f"  {name}: {value:.4g}" for name, value in scores.items()]
     return Outcome(
         {"recipe": recipe.name, "output": str(output), "steps": recipe.schedule.steps, "scores": scores},
         lines,
     )
+
+
+def _dry_run(recipe: Recipe, arguments: argparse.Namespace) -> Outcome:
+    """What the recipe would take.
+
+    Raises:
+        RequestError: hardware that cannot be.
+    """
+    from .dry_run import Hardware, dry_run
+
+    tflops = arguments.gpu_tflops or recipe.logging.peak_tflops or Hardware.tflops
+    if min(arguments.gpus, arguments.gpu_memory, tflops) <= 0 or not 0 < arguments.mfu <= 1:
+        raise RequestError("--gpus, --gpu-memory and --gpu-tflops are over 0, --mfu is within 0…1", "correct them")
+    found = dry_run(recipe, Hardware(arguments.gpus, arguments.gpu_memory, tflops, arguments.mfu))
+    return Outcome(found.result(), found.lines())
 
 
 def init_arguments(parser: argparse.ArgumentParser) -> None:

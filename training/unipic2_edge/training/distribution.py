@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
@@ -27,6 +27,18 @@ from torch.optim import Optimizer
 
 from .errors import RecipeError, RequestError
 from .share import Share
+
+#: What is gathered at a time where a model is sharded; the rest of it is one group more.
+_BLOCKS = {
+    "QueryingConditioner",  # of the joint model; samples call its parts by themselves
+    "KontextTransformer",
+    "JointTransformerBlock",
+    "ConnectorLayer",
+    "Qwen2_5_VLDecoderLayer",
+    "Qwen2_5_VLVisionBlock",
+    "CLIPEncoderLayer",
+    "T5Block",
+}
 
 
 class Distribution:
@@ -62,6 +74,7 @@ class Distribution:
             if mixed_precision != "no":
                 plugin.set_mixed_precision(mixed_precision)
             state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, plugin
+            PartialState._shared_state["distributed_type"] = DistributedType.FSDP  # as accelerate does
 
     def prepare(self, model: nn.Module, optimizers: list[Optimizer]) -> tuple[nn.Module, list[Any]]:
         """The model spread over the processes, and the optimisers on what this process holds of it.
@@ -73,6 +86,9 @@ class Distribution:
             if len(optimizers) != 1:
                 raise RecipeError("Muon does not shard its matrices", 'set optimizer.name = "adamw" under FSDP2')
             self._blank = blank_copy(model)
+            present = {type(module).__name__ for module in model.modules()}
+            plugin = self.accelerator.state.fsdp_plugin
+            plugin.transformer_cls_names_to_wrap = sorted(_BLOCKS & present)
         prepared, *rest = self.accelerator.prepare(model, *optimizers)
         return prepared, rest
 

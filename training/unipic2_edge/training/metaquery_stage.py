@@ -7,6 +7,7 @@ gradients run through the first two.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,20 @@ from .shapes.render import Picture, render
 from .shapes.scene import Canvas, Scene, sample_scene
 from .shapes.scores import score_edits, score_generation
 from .stage import Stage
+from .transformer import KontextTransformer
 
 _EVALUATED = 72  # pictures of each task at every look
 _STEPS, _GUIDANCE = 28, 3.5
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A micro-batch: texts, pictures that they should make, pictures that they edit (or none), and its noise."""
+
+    texts: list[str]
+    targets: list[Picture]
+    sources: list[Picture] | None
+    generator: torch.Generator
 
 
 class MetaqueryStage(Stage):
@@ -53,16 +65,22 @@ class MetaqueryStage(Stage):
         conditioner = self._conditioner()
         if recipe.alignment.steps:
             self._aligned().check(len(conditioner.meta_queries))
-        querying = Querying(self.checkpoint.load_qwen(), self.checkpoint.chat(), self.checkpoint.sight())
+        qwen = self.checkpoint.load_qwen(getattr(torch, recipe.frozen_dtype))
+        querying = Querying(qwen, self.checkpoint.chat(), self.checkpoint.sight())
         self.model: nn.Module = QueryingConditioner(conditioner.train(), querying)
         self.frozen = MetaqueryPipeline(
-            self.checkpoint.load_transformer().requires_grad_(False),
+            self._denoiser().requires_grad_(False),
             self.checkpoint.load_vae().requires_grad_(False),
             self.checkpoint.load_scheduler(),
             self.model,
         )
+        if recipe.gradient_checkpointing:
+            self.frozen.transformer.enable_gradient_checkpointing()
         self.querying = querying
         self.canvases = [Canvas(*size) for size in recipe.data.sizes]
+
+    def _denoiser(self) -> KontextTransformer:
+        return self.checkpoint.load_transformer(getattr(torch, self.recipe.frozen_dtype))
 
     def _conditioner(self) -> MetaQueryConditioner:
         if self.checkpoint.has("conditioner"):
@@ -75,28 +93,42 @@ class MetaqueryStage(Stage):
         return conditioner
 
     def losses(self, step: int, device: torch.device) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        """The flow-matching loss of one micro-batch of one task each."""
+        """The loss of one micro-batch of one task each: flow matching's, or at first the alignment's."""
         self._to(device)
-        count, data = self.recipe.gradient_accumulation, self.recipe.data
+        count = self.recipe.gradient_accumulation
         for micro in range(count):
-            number = step * count + micro
-            rng = np.random.default_rng([self.recipe.seed, number])
-            edit = int((number + 1) * data.edit_share) > int(number * data.edit_share)
-            canvas = self.canvases[int(rng.choice(len(self.canvases), p=_shares(data.size_weights)))]
-            texts, targets, sources = self._examples(rng, canvas, edit)
-            dropped = rng.random(self.share.total(len(texts)))[self.share.rows(len(texts))] < data.prompt_dropout
-            said = ["" if drop else text for text, drop in zip(texts, dropped, strict=True)]
-            context, pooled = self.model(self.querying.prompts(said, sources))
-            if step < self.recipe.alignment.steps:
-                loss = self._aligned().loss(said, context, pooled)
-                yield loss, {"edit_alignment" if edit else "generate_alignment": float(loss.detach()) * count}
-                continue
-            reference = self.frozen.encode(sources).clone() if sources is not None else None
-            latents = self.frozen.encode(targets).clone()
-            generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-            condition = Condition(context, pooled, reference)
-            loss = velocity_loss(self.frozen.transformer, self.recipe.flow, latents, condition, generator, self.share)
-            yield loss, {"edit_loss" if edit else "generate_loss": float(loss.detach()) * count}
+            lesson = self._lesson(step * count + micro)
+            aligning = step < self.recipe.alignment.steps
+            loss = self._alignment_loss(lesson) if aligning else self._flow_loss(lesson)
+            name = f"{'edit' if lesson.sources else 'generate'}_{'alignment' if aligning else 'loss'}"
+            yield loss, {name: float(loss.detach()) * count}
+
+    def _lesson(self, number: int) -> Lesson:
+        """Micro-batch `number` of the run: what is said, what it should make, and what that starts from."""
+        data = self.recipe.data
+        rng = np.random.default_rng([self.recipe.seed, number])
+        edit = int((number + 1) * data.edit_share) > int(number * data.edit_share)
+        canvas = self.canvases[int(rng.choice(len(self.canvases), p=_shares(data.size_weights)))]
+        texts, targets, sources = self._examples(rng, canvas, edit)
+        dropped = rng.random(self.share.total(len(texts)))[self.share.rows(len(texts))] < data.prompt_dropout
+        said = ["" if drop else text for text, drop in zip(texts, dropped, strict=True)]
+        return Lesson(said, targets, sources, torch.Generator().manual_seed(int(rng.integers(2**62))))
+
+    def _alignment_loss(self, lesson: Lesson) -> Tensor:
+        context, pooled = self.model(self.querying.prompts(lesson.texts, lesson.sources))
+        return self._aligned().loss(lesson.texts, context, pooled)
+
+    def _flow_loss(self, lesson: Lesson) -> Tensor:
+        """Through the frozen denoiser."""
+        context, pooled = self.model(self.querying.prompts(lesson.texts, lesson.sources))
+        condition = Condition(context, pooled, self._reference(lesson))
+        latents = self.frozen.encode(lesson.targets).clone()
+        return velocity_loss(
+            self.frozen.transformer, self.recipe.flow, latents, condition, lesson.generator, self.share
+        )
+
+    def _reference(self, lesson: Lesson) -> Tensor | None:
+        return self.frozen.encode(lesson.sources).clone() if lesson.sources is not None else None
 
     def _aligned(self) -> TextTeacher:
         if self.teacher is None:
@@ -162,9 +194,12 @@ class MetaqueryStage(Stage):
             "guidance_scale": _GUIDANCE,
         }
         defaults = self.checkpoint.defaults() or {"generate": common, "edit": common}
+        save_checkpoint(output / "checkpoint", self.checkpoint, defaults, replace=True, **self._parts())
+
+    def _parts(self) -> dict[str, Any]:
+        """What was trained, to be saved."""
         model: Any = self.model
-        part = ConditionerPart(model.conditioner)
-        save_checkpoint(output / "checkpoint", self.checkpoint, defaults, replace=True, conditioner=part)
+        return {"conditioner": ConditionerPart(model.conditioner)}
 
 
 def _shares(weights: tuple[float, ...]) -> list[float]:

@@ -70,8 +70,8 @@ class DenoisingPipeline:
         """
         rows = [negative_prompt] * len(prompts) + list(prompts) if guidance_scale > 1 else list(prompts)
         seen = None if pictures is None else list(pictures) * (len(rows) // len(prompts))
-        context, pooled = self.condition(rows, seen)
-        reference = None if pictures is None else self.encode(pictures)
+        context, pooled = (each.to(self.dtype) for each in self.condition(rows, seen))
+        reference = None if pictures is None else self.encode(pictures).to(self.dtype)
         noise = latents.to(self.device, self.dtype)
         final = sample(
             self.transformer, self.scheduler, noise, context, pooled, reference, num_inference_steps, guidance_scale
@@ -80,8 +80,8 @@ class DenoisingPipeline:
 
     @torch.inference_mode()
     def encode(self, pictures: Sequence[Picture]) -> Tensor:
-        """Pictures → latents [n, C, h, w], shifted and scaled."""
-        images = to_tensor(list(pictures)).to(self.device, self.dtype)
+        """Pictures → latents [n, C, h, w], shifted and scaled, in the autoencoder's dtype."""
+        images = to_tensor(list(pictures)).to(self.device, self.vae.dtype)
         config = self.vae.config
         latents: Tensor = (self.vae.encode(images).latent_dist.mode() - config.shift_factor) * config.scaling_factor
         return latents
@@ -90,7 +90,9 @@ class DenoisingPipeline:
     def decode(self, latents: Tensor) -> list[Picture]:
         """Latents [n, C, h, w], shifted and scaled → pictures."""
         config = self.vae.config
-        return to_pictures(self.vae.decode(latents / config.scaling_factor + config.shift_factor).sample)
+        return to_pictures(
+            self.vae.decode(latents.to(self.vae.dtype) / config.scaling_factor + config.shift_factor).sample
+        )
 
 
 class KontextPipeline(DenoisingPipeline):

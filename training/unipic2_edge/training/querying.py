@@ -93,11 +93,11 @@ class Querying(nn.Module):
         seen = torch.arange(width, device=device) < lengths[:, None]  # [B, S]
         mask = torch.cat([seen, torch.ones(rows, len(queries), dtype=torch.bool, device=device)], dim=1)
         made = language(
-            inputs_embeds=queries.expand(rows, *queries.shape),
+            inputs_embeds=queries.to(self.qwen.dtype).expand(rows, *queries.shape),
             attention_mask=mask.long(),
             position_ids=places.expand(3, *places.shape),
             past_key_values=cache,
             use_cache=True,
         )
         hidden: Tensor = made.last_hidden_state
-        return hidden
+        return hidden.to(queries.dtype)

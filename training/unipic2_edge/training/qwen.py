@@ -42,6 +42,7 @@ def embed(model: Any, ids: Tensor, patches: Tensor | None, grid: Grid | None) ->
     if patches is None or grid is None:
         return embedded
     visual = model.model.visual
+    patches = patches.to(visual.dtype)
     if is_one_window(visual, grid):
         seen = picture_tokens(visual, patches.to(ids.device), grid)
     else:

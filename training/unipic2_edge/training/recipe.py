@@ -17,7 +17,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-Stage = Literal["autoencoder", "text", "denoiser", "vision-language", "metaquery", "distillation"]
+Stage = Literal["autoencoder", "text", "denoiser", "vision-language", "metaquery", "distillation", "metaquery-joint"]
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -230,6 +230,9 @@ def _check(recipe: Recipe, path: Path) -> None:
         "data.sizes must be multiples of 32": any(side % 32 for size in recipe.data.sizes for side in size),
         "talk.caption_share and talk.instruction_share must be at most 1 together": (
             talk.caption_share + talk.instruction_share > 1
+        ),
+        "frozen_dtype = bfloat16 needs mixed_precision": (
+            recipe.frozen_dtype != "float32" and recipe.mixed_precision == "no"
         ),
     }
     for problem, wrong in problems.items():

@@ -30,6 +30,10 @@ def make_stage(recipe: Recipe, output: Path) -> Stage:
         from .distillation.stage import DistillationStage
 
         return DistillationStage(recipe, output)
+    if recipe.stage == "metaquery-joint":
+        from .metaquery_joint import JointStage
+
+        return JointStage(recipe, output)
     from .denoiser import DenoiserStage
 
     return DenoiserStage(recipe, output)
