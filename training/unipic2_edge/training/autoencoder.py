@@ -84,6 +84,12 @@ class AutoencoderStage(Stage):
         shape = (self.recipe.batch_size, sizes["latent_channels"], canvas.height // side, canvas.width // side)
         return self.share.noise(shape, torch.Generator().manual_seed(number))
 
+    def flops(self) -> float:
+        """Counted on the meta device."""
+        from .dry_run import planned_flops  # which imports every stage's models
+
+        return planned_flops(self.recipe)
+
     def samples(self, folder: Path, step: int) -> dict[str, float]:
         """Reconstruct unseen scenes; the share that the verifier reads back as they were, and PSNR in dB."""
         scenes, pictures, decoded = self._reconstructions(_EVALUATED)

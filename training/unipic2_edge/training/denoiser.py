@@ -102,6 +102,12 @@ class DenoiserStage(Stage):
             self.vae.to(device)
             self.conditioner.to(device)
 
+    def flops(self) -> float:
+        """Counted on the meta device."""
+        from .dry_run import planned_flops  # which imports every stage's models
+
+        return planned_flops(self.recipe)
+
     def samples(self, folder: Path, step: int) -> dict[str, float]:
         """Generate and edit on unseen prompts with the deployed settings; scores of both tasks."""
         captions = evaluation_captions(_EVALUATED, self.canvases[0], seed=11)

@@ -152,21 +152,28 @@ class DryRun:
         ]
 
 
+def planned_flops(recipe: Recipe) -> float:
+    """Operations of one step in one process, forward and backward, averaged over the recipe's tasks and sizes.
+
+    Raises:
+        RecipeError: its config or stage cannot be drawn up.
+    """
+    plan = blueprint(recipe, _dtype(recipe))
+    return _step_flops(recipe, plan, _counted(recipe, plan))
+
+
 def dry_run(recipe: Recipe, hardware: Hardware) -> DryRun:
     """Measure a recipe.
 
     Raises:
         RecipeError: its config or stage cannot be drawn up.
     """
-    dtype = torch.float32 if recipe.mixed_precision == "no" else torch.bfloat16
-    plan = blueprint(recipe, dtype)
+    plan = blueprint(recipe, _dtype(recipe))
     parts = [_size(name, model, "float32") for name, model in plan.trained.items()]
     parts += [_size(name, model) for name, model in plan.frozen.items()]
-    micros = _micros(recipe)
-    counted = {micro: footprint(plan.computing, partial(plan.forward, micro)) for micro in micros}
+    counted = _counted(recipe, plan)
     heaviest = max(counted.values(), key=lambda each: each.saved)
-    flops = sum(share * _flops(plan, recipe, micro, counted[micro]) for micro, share in micros.items())
-    step = flops * recipe.gradient_accumulation * hardware.gpus
+    step = _step_flops(recipe, plan, counted) * hardware.gpus
     trained = sum(part.trained for part in parts)
     buffers = sum(each.numel() for model in plan.trained.values() for each in model.buffers())
     state = 4 * (trained * (1 + _moments(recipe) + bool(recipe.ema_decay)) + buffers) + _frozen_inside(plan) * 4
@@ -219,9 +226,23 @@ def _micros(recipe: Recipe) -> dict[Micro, float]:
     return made
 
 
-def _flops(plan: Blueprint, recipe: Recipe, micro: Micro, found: Footprint) -> float:
-    again = found.recomputed if recipe.gradient_checkpointing else 0.0
-    return found.flops + again + plan.extra_flops(micro)
+def _dtype(recipe: Recipe) -> torch.dtype:
+    """In which the matrix products are computed; fp16 takes what bf16 does."""
+    return torch.float32 if recipe.mixed_precision == "no" else torch.bfloat16
+
+
+def _counted(recipe: Recipe, plan: Blueprint) -> dict[Micro, Footprint]:
+    return {micro: footprint(plan.computing, partial(plan.forward, micro)) for micro in _micros(recipe)}
+
+
+def _step_flops(recipe: Recipe, plan: Blueprint, counted: dict[Micro, Footprint]) -> float:
+    """In one process; with gradient checkpointing the blocks' forward pass counts once more."""
+    total = 0.0
+    for micro, share in _micros(recipe).items():
+        found = counted[micro]
+        again = found.recomputed if recipe.gradient_checkpointing else 0.0
+        total += share * (found.flops + again + plan.extra_flops(micro))
+    return total * recipe.gradient_accumulation
 
 
 def _moments(recipe: Recipe) -> int:

@@ -161,6 +161,12 @@ class MetaqueryStage(Stage):
             self.frozen.vae.to(device)
             self.querying.to(device)
 
+    def flops(self) -> float:
+        """Counted on the meta device."""
+        from .dry_run import planned_flops  # which imports every stage's models
+
+        return planned_flops(self.recipe)
+
     def samples(self, folder: Path, step: int) -> dict[str, float]:
         """Generate and edit on unseen prompts with the deployed settings; scores of both tasks."""
         canvas = self.canvases[0]

@@ -64,6 +64,10 @@ class Stage(ABC):
     def after_step(self, step: int) -> None:  # noqa: B027 - most stages have nothing to do
         """What follows the optimisers' update number `step`, for instance an average of weights."""
 
+    def flops(self) -> float:
+        """Operations of one step in one process, forward and backward, for the log; 0 where that is not known."""
+        return 0.0
+
     def stateful(self) -> Sequence[Stateful]:
         """What is saved and restored with the run beside `model`, by each process for itself."""
         return ()

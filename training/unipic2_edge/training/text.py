@@ -89,6 +89,12 @@ class TextStage(Stage):
             each = [_cross_entropy(logits, targets) for logits in self.model(ids)]
             yield torch.stack(each).mean(), {TOKENS: sum(part.numel() for part in ids)}
 
+    def flops(self) -> float:
+        """Counted on the meta device."""
+        from .dry_run import planned_flops  # which imports every stage's models
+
+        return planned_flops(self.recipe)
+
     def samples(self, folder: Path, step: int) -> dict[str, float]:
         """The share of unseen texts that each encoder reads right in every field."""
         device = next(self.model.parameters()).device

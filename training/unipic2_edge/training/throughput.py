@@ -1,7 +1,7 @@
-"""How fast a run goes: samples and tokens a second, counted operations, and their share of what the device can (MFU).
+"""How fast a run goes: samples and tokens a second, and the share of what the device can that its operations are (MFU).
 
-Operations are counted by torch's FlopCounterMode (matrix products, convolutions and attention; 2 a multiply-add) over
-whole steps, forward and backward, where the run begins. With gradient checkpointing the recomputation counts as work.
+Operations are not counted on the run's own steps: torch takes other ways through an operation while it is watched, and
+the weights would differ in their last bits. They are counted on the meta device (`dry_run.py`), for the recipe's mix.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-_COUNTED = 2  # steps: a step's micro-batches need not be of one task
 _SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices whose product is timed
 _SECONDS = 0.2
 
@@ -26,31 +24,30 @@ class Throughput:
     Args:
         samples: of one step, in all processes together.
         processes: how many there are, each with a device.
-        peak: TFLOP/s of one device; 0: measured here, in `dtype`.
+        flops: what one process computes in a step, 0 where that is not known; asked at the first report.
+        peak: TFLOP/s of one device; 0: measured at the first report, in `dtype`.
         device: where it trains.
         dtype: of the matrix products in training.
-        counting: whether operations are counted (compiled code hides them).
     """
 
     def __init__(
-        self, samples: int, processes: int, peak: float, device: torch.device, dtype: torch.dtype, counting: bool
+        self,
+        samples: int,
+        processes: int,
+        flops: Callable[[], float],
+        peak: float,
+        device: torch.device,
+        dtype: torch.dtype,
     ) -> None:
-        self._samples, self._processes, self._device = samples, processes, device
-        self.ceiling = (peak * 1e12 or measured_ceiling(device, dtype)) if counting else 0.0
-        self._left = _COUNTED if counting else 0
-        self._counts: list[int] = []
+        self._samples, self._processes, self._device, self._dtype = samples, processes, device, dtype
+        self._ask, self._peak = flops, peak * 1e12
+        self._flops: float | None = None
         self._seconds, self._steps, self._tokens = 0.0, 0, 0.0
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Around one step; those whose operations are counted are not timed, except where there are no others."""
+        """Around one step."""
         started = time.perf_counter()
-        if self._left:
-            self._left -= 1
-            with FlopCounterMode(display=False) as counter:
-                yield
-            self._counts.append(counter.get_total_flops())
-            return
         yield
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
@@ -58,12 +55,11 @@ class Throughput:
         self._steps += 1
 
     def tokens(self, count: float) -> None:
-        """What a timed step's samples amount to in this process."""
-        if not self._left:
-            self._tokens += count
+        """What a step's samples amount to in this process."""
+        self._tokens += count
 
     def report(self) -> dict[str, float]:
-        """Since the last report; empty where no step was timed."""
+        """Since the last report; empty where no step was made."""
         steps, seconds, tokens = self._steps, self._seconds, self._tokens
         self._seconds, self._steps, self._tokens = 0.0, 0, 0.0
         if not steps:
@@ -72,10 +68,18 @@ class Throughput:
         made = {"seconds_per_step": each, "samples_per_second": self._samples / each}
         if tokens:
             made["tokens_per_second"] = tokens * self._processes / seconds
-        if self._counts and self.ceiling:
-            flops = sum(self._counts) / len(self._counts)  # of one process
-            made |= {"tflop_per_step": flops * self._processes / 1e12, "mfu": flops / each / self.ceiling}
+        flops, ceiling = self._known()
+        if flops:
+            made |= {"tflop_per_step": flops * self._processes / 1e12, "mfu": flops / each / ceiling}
         return made | {"peak_memory_gb": peak_memory(self._device) / 1e9}
+
+    def _known(self) -> tuple[float, float]:
+        """Operations of a step, and the device's ceiling where there are any."""
+        if self._flops is None:
+            self._flops = self._ask()
+            if self._flops and not self._peak:
+                self._peak = measured_ceiling(self._device, self._dtype)
+        return self._flops, self._peak
 
 
 def measured_ceiling(device: torch.device, dtype: torch.dtype) -> float:

@@ -76,10 +76,10 @@ class Trainer:
         return Throughput(
             recipe.batch_size * recipe.gradient_accumulation * world,
             world,
+            self.stage.flops,
             recipe.logging.peak_tflops,
             self.accelerator.device,
             dtypes[recipe.mixed_precision],
-            counting=not recipe.compile,
         )
 
     def run(self) -> dict[str, float]:
@@ -187,7 +187,7 @@ class Trainer:
     def _log(self, metrics: dict[str, float]) -> dict[str, str]:
         """Write a record; return what the progress bar shows of it."""
         averages = self.distribution.averages(metrics)
-        pace = self.throughput.report()
+        pace = self.throughput.report() if self.accelerator.is_main_process else {}
         skipped = {"skipped": float(self.guard.skipped)} if self.guard.skipped else {}
         loss = averages["loss"]
         self.journal.write(self.step, averages | pace | skipped)

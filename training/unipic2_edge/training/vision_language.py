@@ -140,6 +140,12 @@ class VisionLanguageStage(Stage):
         start = int((ids[0] == self.chat.image_id).int().argmax()) if grid else 0
         return positions(ids.shape[1], start, grid, self.sight.merge)
 
+    def flops(self) -> float:
+        """Counted on the meta device."""
+        from .dry_run import planned_flops  # which imports every stage's models
+
+        return planned_flops(self.recipe)
+
     def samples(self, folder: Path, step: int) -> dict[str, float]:
         """The share of exact answers on unseen scenes, in both ways of seeing, and by kind in the first."""
         questions = evaluation_questions(_EVALUATED, self.canvases[0], seed=11)
