@@ -136,7 +136,7 @@ def test_another_variant_is_refused(tiny_metaquery: MetaqueryCheckpoint, tmp_pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("distillation.steps=0", "positive"),
+        ("distillation.steps=0", "of at least 1"),
         ("distillation.guidance=0.5", "at least 1"),
         ("distillation.led_share=2", "0…1"),
     ],

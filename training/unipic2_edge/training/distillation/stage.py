@@ -45,6 +45,8 @@ class DistillationStage(Stage):
         CheckpointError: it is missing, not whole or damaged.
     """
 
+    idle_parameters = True  # CDM's student rests every second step
+
     def __init__(self, recipe: Recipe, output: Path) -> None:
         self.recipe, self.settings, self.output = recipe, recipe.distillation, output
         self.checkpoint = Checkpoint.open(Path(recipe.init or ""))
@@ -85,8 +87,9 @@ class DistillationStage(Stage):
             rng = np.random.default_rng([self.recipe.seed, number])
             edit = int((number + 1) * data.edit_share) > int(number * data.edit_share)
             available = self.shards.reached(step, data.cached_pairs)
-            batch = self.shards.batch(rng, available, self.recipe.batch_size, edit, device)
-            draws = Draws(torch.Generator().manual_seed(int(rng.integers(2**62))), device)
+            batch = self.shards.batch(rng, available, self.recipe.batch_size, edit, device, self.share)
+            seed = int(rng.integers(2**62)) + self.share.rank  # rows are shared out, noise is drawn apart
+            draws = Draws(torch.Generator().manual_seed(seed), device)
             asked, noise = self._asked(batch.ids, batch.reference), draws.noise(batch.latents)
             if self.settings.method == "cdm":
                 yield from self._cdm(asked, noise, draws, step)
@@ -170,5 +173,6 @@ class DistillationStage(Stage):
         size = {"height": self.canvas.height, "width": self.canvas.width}
         teacher = self.checkpoint.defaults()
         defaults = {task: size | teacher.get(task, {}) | deployed for task in ("generate", "edit")}
-        parts = {"transformer": self.variants.merged(_STUDENT).float(), "scheduler": self.scheduler}
+        whole: Any = self.model
+        parts = {"transformer": whole.merged(_STUDENT).float(), "scheduler": self.scheduler}
         save_checkpoint(output / "checkpoint", self.checkpoint, defaults, replace=True, **parts)
