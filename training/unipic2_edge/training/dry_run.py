@@ -215,14 +215,15 @@ def _memory(recipe: Recipe, plan: Blueprint, most: Footprint, gpus: int) -> Memo
 
 
 def _micros(recipe: Recipe) -> dict[Micro, float]:
-    """Every shape of micro-batch with its share of them."""
+    """Every shape of micro-batch with its share of them; a picture on its side takes what it takes standing."""
     data = recipe.data
     edits = {"autoencoder": 0.0, "text": 0.0}.get(recipe.stage, data.edit_share)
     made: dict[Micro, float] = {}
     for (width, height), weight in zip(data.sizes, data.size_weights, strict=True):
         for edit, share in ((False, 1 - edits), (True, edits)):
+            micro = Micro(recipe.batch_size, max(width, height), min(width, height), edit)
             if share:
-                made[Micro(recipe.batch_size, width, height, edit)] = share * weight / sum(data.size_weights)
+                made[micro] = made.get(micro, 0.0) + share * weight / sum(data.size_weights)
     return made
 
 

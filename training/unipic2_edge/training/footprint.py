@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 _BLOCKS = ("JointTransformerBlock", "ConnectorLayer")  # what gradient checkpointing forgets and computes again
 
@@ -44,8 +45,8 @@ def footprint(models: list[nn.Module], forward: Callable[[], Tensor]) -> Footpri
     ledger = _Ledger(weights)
     blocks = [module for model in models for module in model.modules() if type(module).__name__ in _BLOCKS]
     handles = [handle for block in blocks for handle in ledger.watch(block)]
-    with FlopCounterMode(display=False) as counter, _flash_attention():
-        ledger.flops = counter.get_total_flops
+    with _Operations() as counter, _flash_attention():
+        ledger.flops = lambda: counter.total
         with saved_tensors_hooks(ledger.save, lambda kept: kept):
             made = forward()
         made.sum().backward()  # type: ignore[no-untyped-call]
@@ -53,7 +54,22 @@ def footprint(models: list[nn.Module], forward: Callable[[], Tensor]) -> Footpri
         handle.remove()
     outside = ledger.bytes - sum(ledger.inside)
     checkpointed = outside + sum(ledger.entering) + max(ledger.inside, default=0)
-    return Footprint(counter.get_total_flops(), ledger.computing, ledger.bytes, min(checkpointed, ledger.bytes))
+    return Footprint(counter.total, ledger.computing, ledger.bytes, min(checkpointed, ledger.bytes))
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up operations by torch's own formulas (2 a multiply-add), as FlopCounterMode does, but by no module."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=made)
+        return made
 
 
 class _Ledger:
