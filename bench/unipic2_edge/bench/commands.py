@@ -7,6 +7,7 @@ from pathlib import Path
 
 from unipic2_edge.runtime.cli import Outcome, add_common_arguments
 
+from .acceptance.commands import accept_outcome, add_accept
 from .reporting.commands import add_report, report_outcome
 from .results import Report, write_report
 from .roofline.commands import add_roofline
@@ -81,6 +82,7 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
         kind.add_argument("-o", "--output", metavar="REPORT.json", type=Path, help="write the report here as well")
         add_common_arguments(kind)
     add_report(kinds)
+    add_accept(kinds)
     for kind in (quality, compare, words, startup, serve):
         kind.add_argument("bundle", metavar="BUNDLE", type=Path)
         kind.add_argument("--steps", type=int, metavar="N", help="default: the bundle's")
@@ -97,6 +99,8 @@ def bench(arguments: argparse.Namespace) -> Outcome:
     """
     if arguments.kind == "report":
         return report_outcome(arguments)
+    if arguments.kind == "accept":
+        return accept_outcome(arguments)
     from . import benchmarks
 
     report: Report = getattr(benchmarks, f"bench_{arguments.kind}")(arguments)

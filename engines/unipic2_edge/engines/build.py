@@ -60,6 +60,19 @@ def build(bundle: Bundle, jobs: Sequence[Job], report: Report = lambda job, phas
     return built
 
 
+def compile_jobs(bundle: Bundle, jobs: Sequence[Job]) -> list[Built]:
+    """Build engines, or find that they are built, and let no target use them.
+
+    So engines of several backends for one target stay side by side, for whoever opens them by name.
+
+    Raises:
+        BundleError, OutputError, WorkError: see `build`.
+    """
+    store = Store(bundle)
+    with store.changing():
+        return [_built(store, bundle, job, lambda job, phase, share: None) for job in jobs]
+
+
 def build_targets(bundle: Bundle, names: str, options: Options | None = None) -> list[Built]:
     """Build a bundle for targets by name ("rtx-30,rtx-40"), by default for the default sizes.
 

@@ -16,7 +16,7 @@ GPU_BACKENDS = {"tensorrt_rtx": "rtx", "tensorrt": "tensorrt"}
 #: Backends that run graphs on processors, the extra that brings each.
 PROCESSOR_BACKENDS = {"onnxruntime": "cpu", "openvino": "openvino"}
 #: A plan's code for one capability that a card of another is said to run; nobody here has seen it.
-_SAID_TO_RUN = {"9.0": "8.0"}
+SAID_TO_RUN = {"9.0": "8.0"}
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _version(spec: EngineSpec, origin: CompiledFrom, device: Device, library: Li
 
 
 def _untested(spec: EngineSpec, device: Device) -> bool:
-    said = _SAID_TO_RUN.get(device.capability or "")
+    said = SAID_TO_RUN.get(device.capability or "")
     return spec.backend == "tensorrt_rtx" and said is not None and said in spec.capabilities
 
 
@@ -162,7 +162,7 @@ def _reason(spec: EngineSpec, device: Device) -> str:
         return f"{spec.precision}, {spec.backend} {spec.backend_version}, holds code for {device.capability}"
     return (
         f"{spec.precision}, {spec.backend} {spec.backend_version}: holds code for"
-        f" {_SAID_TO_RUN[device.capability or '']}, said to run on {device.capability} (untested)"
+        f" {SAID_TO_RUN[device.capability or '']}, said to run on {device.capability} (untested)"
     )
 
 

@@ -135,7 +135,7 @@ def _library(name: str) -> Library:
         return Library(None, str(error).splitlines()[0])
 
 
-def _processor_libraries() -> dict[str, Library]:
+def processor_libraries() -> dict[str, Library]:
     """OpenVINO as it is installed here; it is not loaded."""
     try:
         return {"openvino": Library(version("openvino"))}
@@ -179,7 +179,7 @@ def _place_on_processor(
     choices: dict[str, Choice] = {}
     engines = [read_engine(bundle, name) for name in record.engines.values()] if record is not None else []
     for engine in (engine for engine in engines if engine.spec.backend == "openvino"):
-        picked = pick_openvino(engine, (libraries or _processor_libraries)().get("openvino", Library(None)))
+        picked = pick_openvino(engine, (libraries or processor_libraries)().get("openvino", Library(None)))
         if isinstance(picked, Refusal):
             logger.warning("using the plain graphs through ONNX Runtime: %s (%s)", picked.problem, picked.mend)
             choices.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Config = dict[str, Any]
@@ -155,3 +155,9 @@ KONTEXT: dict[str, KontextConfig] = {
     "shapes-kontext": _SHAPES,
     "tiny-kontext": _TINY,
 }
+
+
+def with_layers(config: KontextConfig, layers: int) -> KontextConfig:
+    """The same denoiser with its first layers alone, to time what a machine cannot hold whole."""
+    dual = tuple(layer for layer in config.transformer["dual_attention_layers"] if layer < layers)
+    return replace(config, transformer=config.transformer | {"num_layers": layers, "dual_attention_layers": dual})

@@ -30,13 +30,13 @@ _SMALL_SIDE = 64  # pixels: what the small models draw by default
 
 
 def init_checkpoint(
-    name: str,
+    name: str | KontextConfig | MetaqueryConfig,
     folder: Path,
     components: tuple[str, ...] | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Checkpoint:
-    """Write a random checkpoint of a named size; tokenizers, scheduler and all configs are always there.
+    """Write a random checkpoint of a named size or a config of one's own; what has no weights is always there.
 
     Every tensor is different (equal ones would be merged in a compiled engine, and its size would lie) and
     scaled so that activations stay finite at full depth. Models are made in `dtype` from the start and one
@@ -47,9 +47,7 @@ def init_checkpoint(
         OutputError: the folder exists and is not empty, or cannot be written.
         WorkError: the disk is full.
     """
-    config = KONTEXT.get(name) or METAQUERY.get(name)
-    if config is None:
-        raise RequestError(f"there is no config {name!r}", f"use one of {', '.join([*KONTEXT, *METAQUERY])}")
+    config = find_config(name) if isinstance(name, str) else name
     models = LAYOUTS["kontext" if isinstance(config, KontextConfig) else "metaquery"].models
     components = models if components is None else components
     unknown = sorted(set(components) - set(models))
@@ -65,6 +63,18 @@ def init_checkpoint(
     else:
         parts[QWEN] = _qwen(config, dtype, seeds[QWEN])
     return save_checkpoint(folder, defaults=_defaults(config), **parts)
+
+
+def find_config(name: str) -> KontextConfig | MetaqueryConfig:
+    """A size by its name.
+
+    Raises:
+        RequestError: there is none.
+    """
+    config = KONTEXT.get(name) or METAQUERY.get(name)
+    if config is None:
+        raise RequestError(f"there is no config {name!r}", f"use one of {', '.join([*KONTEXT, *METAQUERY])}")
+    return config
 
 
 def _tokenizers(config: KontextConfig) -> dict[str, Any]:

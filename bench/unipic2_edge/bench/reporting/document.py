@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from ..page import Cell, Content, Note, Plot, Table, Titled
-from . import card_kinds, plots, quality_kinds, roofline_kind, speed_kinds
+from . import acceptance_kind, card_kinds, plots, quality_kinds, roofline_kind, speed_kinds
 from .overview import latency_bars, quality_points, throughput_series
 from .stored import Stored, damaged, picture_kind
 
 _KINDS: dict[str, Callable[[Stored], list[Content]]] = {
+    "accept": acceptance_kind.acceptance,
     "quality": quality_kinds.quality,
     "recipes": quality_kinds.recipes,
     "latency": speed_kinds.latency,

@@ -134,7 +134,17 @@ def _predict(report: Stored) -> str:
     return "predicted, best card: " + ", ".join(f"{target} {seconds(value)}" for target, value in best.items())
 
 
+def _accept(report: Stored) -> str:
+    steps, goals = report.results["steps"], report.results["goals"]
+    ended = [step["status"] for step in steps]
+    counts = [f"{ended.count(status)} {status}" for status in ("passed", "failed", "skipped")]
+    judged = [goal["met"] for goal in goals if goal["met"] is not None]
+    met = f"; {sum(judged)} of {len(judged)} goals met" if judged else ""
+    return f"{len(steps)} steps: {', '.join(counts)}{met}"
+
+
 _HEADLINES: dict[str, Callable[[Stored], str]] = {
+    "accept": _accept,
     "quality": _quality,
     "compare": _compare,
     "words": _words,

@@ -33,7 +33,7 @@ def run_denoiser(bundle: Bundle, pool: SessionPool, workload: Workload) -> None:
     tokens, values = (workload.width // cell) * (workload.height // cell), _fixed(shapes["patches"][-1])
     count, rows = workload.pictures, 2 if workload.guidance > 1 else 1
     conditioning = Conditioning(
-        np.zeros((rows, _context_length(bundle), _fixed(shapes["context"][-1])), np.float32),
+        np.zeros((rows, context_length(bundle), _fixed(shapes["context"][-1])), np.float32),
         np.zeros((rows, _fixed(shapes["pooled"][-1])), np.float32),
     )
     patches = np.zeros((count, tokens, values), np.float32)
@@ -51,7 +51,7 @@ def run_denoiser(bundle: Bundle, pool: SessionPool, workload: Workload) -> None:
         denoising.velocity(step, patches)
 
 
-def _context_length(bundle: Bundle) -> int:
+def context_length(bundle: Bundle) -> int:
     """Tokens of the context: CLIP's and T5's, or the queries."""
     text, query = bundle.manifest.text, bundle.manifest.query
     if query is not None:

@@ -1,0 +1,89 @@
+"""The parent's side of a step: starts its process, waits for it no longer than its limit, and reads its record."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from unipic2_edge.runtime.files import output_errors
+
+from .step import Job, Record
+
+_CHILD = "unipic2_edge.bench.acceptance.child"
+_SHOWN = 300  # characters of a log's last line
+
+
+def run_in_process(job: Job, limit: float) -> Record:
+    """A step's record, whatever became of its process; its output is in `logs/` of the work folder.
+
+    Args:
+        job: what is to be done.
+        limit: seconds, after which the process and all of its children are ended.
+
+    Raises:
+        OutputError, WorkError: the work folder cannot be written to.
+    """
+    logs = job.setting.folder / "logs"
+    with output_errors(logs):
+        logs.mkdir(parents=True, exist_ok=True)
+        log = logs / f"{job.step.name.replace('/', '-')}.log"
+        with tempfile.TemporaryDirectory(prefix="step-", dir=logs) as folder, log.open("wb") as output:
+            job_file, record_file = Path(folder) / "job.json", Path(folder) / "record.json"
+            job_file.write_bytes(msgspec.json.encode(job))
+            start = time.perf_counter()
+            code = _wait([sys.executable, "-m", _CHILD, str(job_file), str(record_file)], output, limit)
+            seconds = round(time.perf_counter() - start, 3)
+            if record_file.is_file():
+                made = msgspec.json.decode(record_file.read_bytes(), type=Record)
+                return msgspec.structs.replace(made, seconds=seconds)
+    reason = f"did not end within {limit:g} s" if code is None else f"{_died(code)}{_last_line(log)}"
+    return Record(name=job.step.name, title=job.step.title, status="failed", seconds=seconds, reason=reason)
+
+
+def _wait(command: Sequence[str], output: object, limit: float) -> int | None:
+    """A command's exit code; None if it had to be ended. Its stdin stays open as long as this process lives."""
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT) as process:  # type: ignore[call-overload]
+        try:
+            code: int = process.wait(limit)
+        except subprocess.TimeoutExpired:
+            end_tree(process.pid)
+            return None
+        except BaseException:  # Ctrl-C: nothing is left running
+            end_tree(process.pid)
+            raise
+        return code
+
+
+def end_tree(pid: int, itself: bool = True) -> None:
+    """Kill a process with all of its children, or its children alone."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        for process in [*parent.children(recursive=True), *([parent] if itself else [])]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def _died(code: int) -> str:
+    """What an exit code says, for people."""
+    if code >= 0:
+        return f"its process ended with code {code} and no record"
+    with contextlib.suppress(ValueError):
+        name = signal.Signals(-code).name
+        why = ", as a rule for want of memory" if name == "SIGKILL" else ""
+        return f"its process was ended by {name}{why}"
+    return f"its process was ended by signal {-code}"
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return f": {lines[-1][:_SHOWN]}" if lines else ""
