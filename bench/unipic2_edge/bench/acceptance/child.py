@@ -76,13 +76,12 @@ def _first_line(error: BaseException) -> str:
 
 
 def _end_with_parent() -> None:
-    """Wait for the end of stdin, whose other side is the parent's alone, then take all own children along."""
-    while sys.stdin.buffer.read(1):
+    """Wait for the end of stdin, whose other side is the parent's alone, then end with all that came of this one."""
+    while os.read(0, 1):
         pass
     from .process import end_tree
 
-    end_tree(os.getpid(), itself=False)
-    os._exit(1)
+    end_tree(os.getpid())
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from unipic2_edge.training.init import init_checkpoint
 from unipic2_edge.training.transformer import KontextTransformer
 
 from .bundles import build_engines, check_room, kept
-from .step import Job, Made, Setting
+from .step import Job, Made, Setting, workload_name
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 ROWS = 2  # both branches of guidance
@@ -130,12 +130,6 @@ def _sizes(setting: Setting, bundle: Bundle) -> Sizes:
     tasks = tuple(dict.fromkeys(task for task, _, _ in setting.workloads))
     sizes = limited(span_sizes(bundle.manifest, sides[0], sides[-1]), tasks, 1)
     return replace(sizes, likely=sides[0])
-
-
-def workload_name(load: tuple[str, int, int]) -> str:
-    """A workload in words: task, then size."""
-    task, width, height = load
-    return f"{task} {width}x{height}"
 
 
 def tokens_of(bundle: Bundle, load: tuple[str, int, int]) -> int:

@@ -18,8 +18,8 @@ from unipic2_edge.runtime.device import find_gpus
 from unipic2_edge.training.checkpoint import Checkpoint
 
 from .contestants import Floats, Run, Taken, engine_step, numbers, take_turns, text_length, torch_steps
-from .large_model import large_bundle, large_folder, workload_name
-from .step import Job, Made, Setting, SkippedError
+from .large_model import large_bundle, large_folder
+from .step import Job, Made, Setting, SkippedError, workload_name
 from .ways import open_sessions, placed
 
 #: Of a velocity whose weights are only rounded, not quantised: more than that is another result.

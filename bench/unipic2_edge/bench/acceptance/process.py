@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -48,29 +50,31 @@ def run_in_process(job: Job, limit: float) -> Record:
     return Record(name=job.step.name, title=job.step.title, status="failed", seconds=seconds, reason=reason)
 
 
-def _wait(command: Sequence[str], output: object, limit: float) -> int | None:
+def _wait(command: Sequence[str], output: IO[bytes], limit: float) -> int | None:
     """A command's exit code; None if it had to be ended. Its stdin stays open as long as this process lives."""
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT) as process:  # type: ignore[call-overload]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+    ) as process:
         try:
-            code: int = process.wait(limit)
+            return process.wait(limit)
         except subprocess.TimeoutExpired:
-            end_tree(process.pid)
             return None
-        except BaseException:  # Ctrl-C: nothing is left running
+        finally:  # whatever ended it, also Ctrl-C: nothing is left running
             end_tree(process.pid)
-            raise
-        return code
 
 
-def end_tree(pid: int, itself: bool = True) -> None:
-    """Kill a process with all of its children, or its children alone."""
+def end_tree(pid: int) -> None:
+    """Kill a step's process with all that came of it, also helpers that libraries leave behind when it has ended."""
     import psutil
 
     with contextlib.suppress(psutil.NoSuchProcess):
         parent = psutil.Process(pid)
-        for process in [*parent.children(recursive=True), *([parent] if itself else [])]:
+        for process in [*parent.children(recursive=True), parent]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+    if os.name == "posix":  # its session is its own
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
 
 
 def _died(code: int) -> str:

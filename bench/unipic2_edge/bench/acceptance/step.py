@@ -128,5 +128,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     lines: list[str] = []
 
 
+def workload_name(load: tuple[str, int, int]) -> str:
+    """A workload in words: task, then size."""
+    task, width, height = load
+    return f"{task} {width}x{height}"
+
+
 class SkippedError(Exception):
     """A step cannot be done here: its first argument says why."""

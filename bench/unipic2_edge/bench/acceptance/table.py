@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .large_model import workload_name
-from .step import Setting, Step
+from .step import Setting, Step, workload_name
 from .ways import COMPILED, Way, large_ways, small_ways
 
 _HERE = "unipic2_edge.bench.acceptance"
