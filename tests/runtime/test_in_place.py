@@ -17,8 +17,7 @@ from unipic2_edge.runtime.pipeline import Pipeline
 from unipic2_edge.runtime.placement import served_graphs
 from unipic2_edge.runtime.tensorrt_session import TensorRTSession
 
-from . import test_tensorrt_session
-from .test_tensorrt_session import Gpu
+from .fake_card import Gpu, install
 
 LIMITS = {"windows": 16, "image_tokens": 256, "sequence": 1024, "past": 1024, "total": 2048, "selected": 64}
 LIMITS |= {"batch": 4, "steps": 50, "tokens": 512, "context": 8, "height": 64, "width": 64, "h": 16, "w": 16}
@@ -27,8 +26,9 @@ ROOM = 1024
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
-    monkeypatch.setattr(test_tensorrt_session, "LIMITS", LIMITS)
-    return test_tensorrt_session._install(monkeypatch)
+    card = install(monkeypatch)
+    card.limits = LIMITS
+    return card
 
 
 @pytest.fixture
