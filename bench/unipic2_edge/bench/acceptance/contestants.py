@@ -71,6 +71,8 @@ def text_length(setting: Setting) -> int:
 
 def torch_steps(setting: Setting, checkpoint: Checkpoint, given: Numbers) -> dict[str, Run]:
     """Each of PyTorch's ways by name; all share one model, whose modulation is computed at every step."""
+    if not setting.peers:
+        return {}
     device, dtype = "cpu" if setting.gpu is None else f"cuda:{setting.gpu}", large_dtype(setting)
     if setting.gpu is None and setting.threads is not None:
         torch.set_num_threads(setting.threads)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,16 +35,17 @@ def run_in_process(job: Job, limit: float) -> Record:
     logs = job.setting.folder / "logs"
     with output_errors(logs):
         logs.mkdir(parents=True, exist_ok=True)
-        log = logs / f"{job.step.name.replace('/', '-')}.log"
-        with tempfile.TemporaryDirectory(prefix="step-", dir=logs) as folder, log.open("wb") as output:
-            job_file, record_file = Path(folder) / "job.json", Path(folder) / "record.json"
-            job_file.write_bytes(msgspec.json.encode(job))
-            start = time.perf_counter()
+        name = job.step.name.replace("/", "-")
+        log, job_file, record_file = (logs / f"{name}.{kind}" for kind in ("log", "job.json", "record.json"))
+        job_file.write_bytes(msgspec.json.encode(job))
+        record_file.unlink(missing_ok=True)
+        start = time.perf_counter()
+        with log.open("wb") as output:
             code = _wait([sys.executable, "-m", _CHILD, str(job_file), str(record_file)], output, limit)
-            seconds = round(time.perf_counter() - start, 3)
-            if record_file.is_file():
-                made = msgspec.json.decode(record_file.read_bytes(), type=Record)
-                return msgspec.structs.replace(made, seconds=seconds)
+        seconds = round(time.perf_counter() - start, 3)
+    if record_file.is_file():
+        made = msgspec.json.decode(record_file.read_bytes(), type=Record)
+        return msgspec.structs.replace(made, seconds=seconds)
     reason = f"did not end within {limit:g} s" if code is None else f"{_died(code)}{_last_line(log)}"
     return Record(name=job.step.name, title=job.step.title, status="failed", seconds=seconds, reason=reason)
 
