@@ -159,6 +159,19 @@ def test_the_page_of_a_card_shows_goals_troubles_and_ratios(tmp_path: Path) -> N
     ):  # fmt: skip
         assert said in text
     assert headline(report) == "5 steps: 3 passed, 1 failed, 1 skipped; 2 of 3 goals met"
+    broken = {
+        "way": "tensorrt-fp32",
+        "same_seed_same_bytes": False,
+        "allowed_latents_error": 0.01,
+        "allowed_psnr_db": 40,
+    }
+    row = {"task": "edit", "latents_error": float("nan"), "psnr_db": 3.5}
+    record = Record(
+        name="correctness/agree/c", title="c", status="failed", seconds=1.0, results={**broken, "rows": [row]}
+    )
+    ledger.add(msgspec.json.decode(msgspec.json.encode(record), type=Record))  # as it comes from its process
+    _write_page(ledger, tmp_path / "accept.html")
+    assert ">NaN<" in (tmp_path / "accept.html").read_text(encoding="utf-8")
     assert any(part.heading.startswith("accept") for part in document([report]))
 
 

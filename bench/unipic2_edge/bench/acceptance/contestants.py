@@ -108,7 +108,6 @@ def engine_step(bundle: Bundle, sessions: SessionPool, given: Numbers) -> tuple[
     start = time.perf_counter()
     prepared = sessions["modulation"].run(feed)
     shared = (time.perf_counter() - start) / _STEPS
-    sessions.close(["modulation"])
     height, width = given.latents.shape[-2:]
     noisy = patchify(given.latents, space.patch_size)
     parts = [noisy] if given.reference is None else [patchify(given.reference, space.patch_size), noisy]
@@ -116,9 +115,10 @@ def engine_step(bundle: Bundle, sessions: SessionPool, given: Numbers) -> tuple[
     inputs = {
         "patches": np.concatenate(parts, axis=1),
         "positions": np.tile(positions, (len(parts), 1)),
-        "context": prepared["embedded_context"],
-        "modulation": prepared["modulation"][0],
+        "context": np.array(prepared["embedded_context"]),  # copies: what a session gave may go with it
+        "modulation": np.array(prepared["modulation"][0]),
     }
+    sessions.close(["modulation"])
     for name in ("context", "positions"):  # as in the runtime: what does not change is uploaded once
         inputs[name].flags.writeable = False
     denoiser = sessions["denoiser"]

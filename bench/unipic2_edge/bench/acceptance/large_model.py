@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import torch
 
 from unipic2_edge.bench.roofline.denoiser_only import context_length
-from unipic2_edge.engines.sizes import Sizes, limited, span_sizes
+from unipic2_edge.engines.sizes import Sizes, fixed_sizes, limited
 from unipic2_edge.export.builtin_recipes import find_recipe
 from unipic2_edge.export.bundle_writer import write_bundle
 from unipic2_edge.export.quantization.fake import ComponentPlan
@@ -125,11 +124,9 @@ def build_large(job: Job) -> Made:
 
 
 def _sizes(setting: Setting, bundle: Bundle) -> Sizes:
-    """From the smallest to the largest workload, one picture with guidance; tuned for the smallest edit."""
-    sides = sorted({(width, height) for _, width, height in setting.workloads}, key=lambda size: size[0] * size[1])
+    """What the workloads span, as `build --sizes` would have it; one picture with guidance."""
     tasks = tuple(dict.fromkeys(task for task, _, _ in setting.workloads))
-    sizes = limited(span_sizes(bundle.manifest, sides[0], sides[-1]), tasks, 1)
-    return replace(sizes, likely=sides[0])
+    return limited(fixed_sizes(bundle.manifest, [(width, height) for _, width, height in setting.workloads]), tasks, 1)
 
 
 def tokens_of(bundle: Bundle, load: tuple[str, int, int]) -> int:

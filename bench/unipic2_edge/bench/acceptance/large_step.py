@@ -98,10 +98,11 @@ def _rows(
     for name, found in taken.items():
         median = spread(seconds[name]).median
         row: dict[str, Any] = {"name": name, "seconds": spread(seconds[name]).to_dict(), "memory_bytes": memory[name]}
+        if "eager" in taken:
+            row["velocity_error"] = _error(found.velocity, taken["eager"].velocity)
         for peer in ("eager", "compile"):
             if peer in seconds and peer != name:
                 row[f"times_{peer}"] = ratios(seconds[peer], seconds[name]).to_dict()
-        row["velocity_error"] = _error(found.velocity, taken["eager"].velocity) if "eager" in taken else None
         # What PyTorch multiplies is in its own format, whatever the engine's is.
         own = work if name == "engine" or recipe in (None, *_PLAIN) else None
         for source, known in limits.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -137,7 +138,7 @@ def _denoiser(report: Stored) -> Iterator[Content]:
         mine = [found for found in measured if found["workload"] == load]
         bars = {name: {"a step": 1e3 * row["seconds"]["median"]} for name, row in _rows_of(mine)}
         yield Plot(
-            plots.stacked_bars(f"step-{load.replace(' ', '-')}", bars, "ms"),
+            plots.stacked_bars(f"{_id(report.path.parent.name)}-{_id(load)}", bars, "ms"),
             f"{load}: milliseconds of one denoising step, medians; less is better.",
         )
         rows: list[list[Cell]] = [[name, *_cells(row)] for name, row in _rows_of(mine)]
@@ -158,8 +159,13 @@ def _rows_of(measured: Sequence[Fields]) -> Iterator[tuple[str, dict[str, Any]]]
 def _cells(row: Fields) -> list[Cell]:
     ratios = [times(row[name]) if name in row else "" for name in ("times_eager", "times_compile")]
     shares = [percent(row.get(name)) for name in ("mfu_measured", "mfu_sheet")]
-    differs = "" if row["velocity_error"] is None else error(row["velocity_error"])
+    differs = _differs(row["velocity_error"]) if "velocity_error" in row else ""
     return [seconds(row["seconds"]["median"]), *ratios, *shares, differs, amount(row["memory_bytes"])]
+
+
+def _differs(value: float | None) -> str:
+    """A relative error; JSON has no word for what is not a number."""
+    return "NaN" if value is None else error(value)
 
 
 def _agreement(report: Stored) -> Iterator[Content]:
@@ -167,10 +173,10 @@ def _agreement(report: Stored) -> Iterator[Content]:
     for found in _passed(report, "correctness/agree/"):
         for row in found["rows"]:
             psnr = "identical" if row["psnr_db"] is None else f"{row['psnr_db']:.1f} dB"
-            rows.append([
-                found["way"], row["task"], error(row["latents_error"]), f"≤ {found['allowed_latents_error']:g}", psnr,
-                f"≥ {found['allowed_psnr_db']:g} dB", "yes" if found["same_seed_same_bytes"] else "no",
-            ])  # fmt: skip
+            allowed = f"≤ {found['allowed_latents_error']:g}", f"≥ {found['allowed_psnr_db']:g} dB"
+            same = "yes" if found["same_seed_same_bytes"] else "no"
+            differs = _differs(row["latents_error"])
+            rows.append([found["way"], row["task"], differs, allowed[0], psnr, allowed[1], same])
     if rows:
         head = ["through", "task", "latents differ by", "allowed", "least PSNR", "allowed", "same seed, same bytes"]
         yield Table(head, rows)
@@ -269,6 +275,11 @@ def _steps(report: Stored) -> Iterator[Content]:
         for step in report.results["steps"]
     ]
     yield Table(["step", "", "took", "found, or why not"], rows)
+
+
+def _id(text: str) -> str:
+    """A text as a part of an element's id."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower())
 
 
 def _text(value: object) -> str:
