@@ -41,7 +41,8 @@ def acceptance_lead(report: Stored) -> str:
 def acceptance_tiles(report: Stored) -> list[Tile]:
     """How the steps ended, the goals that are met, and the fastest engine of a step."""
     steps, goals = report.results["steps"], report.results["goals"]
-    tiles = [Tile(f"{_count(steps, 'passed')} of {len(steps)}", "steps passed", f"{_count(steps, 'failed')} failed")]
+    rest = f"{_count(steps, 'failed')} failed, {_count(steps, 'skipped')} skipped"
+    tiles = [Tile(f"{_count(steps, 'passed')} of {len(steps)}", "steps passed", rest)]
     judged = [goal for goal in goals if goal["met"] is not None]
     if judged:
         tiles.append(Tile(f"{sum(goal['met'] for goal in judged)} of {len(judged)}", "goals met"))
@@ -143,7 +144,7 @@ def _denoiser(report: Stored) -> Iterator[Content]:
         )
         rows: list[list[Cell]] = [[name, *_cells(row)] for name, row in _rows_of(mine)]
         shares = ["MFU", "of data sheet", "velocity differs by", "memory"]
-        yield Table([load, "a step", "times eager", "times torch.compile", *shares], rows)
+        yield Table([load, "a step", "faster than eager", "than torch.compile", *shares], rows)
         problems = {f"{name}: {why}" for found in mine for name, why in found["problems"].items()}
         yield from (Note(f"Did not run: {problem}") for problem in sorted(problems))
 
@@ -271,10 +272,15 @@ def _machine(report: Stored) -> Iterator[Content]:
 
 def _steps(report: Stored) -> Iterator[Content]:
     rows: list[list[Cell]] = [
-        [step["name"], step["status"], seconds(step["seconds"]), step["reason"] or "; ".join(step["lines"][:3])]
+        [step["name"], step["status"], _took(step["seconds"]), step["reason"] or "; ".join(step["lines"][:3])]
         for step in report.results["steps"]
     ]
     yield Table(["step", "", "took", "found, or why not"], rows)
+
+
+def _took(value: float) -> str:
+    """Seconds, of steps that took any."""
+    return seconds(value) if value else ""
 
 
 def _id(text: str) -> str:
