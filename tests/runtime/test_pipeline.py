@@ -344,3 +344,20 @@ def test_a_bundle_without_text_cannot_generate(bundle: Bundle, folder: Path) -> 
     write_manifest(folder, msgspec.structs.replace(bundle.manifest, text=None))
     with pytest.raises(BundleError, match="no text encoders"):
         Pipeline.load(folder).generate("a red circle")
+
+
+def test_one_graph_at_a_time_makes_the_same_pictures_and_previews(pipeline: Pipeline) -> None:
+    previews: list[bytes] = []
+
+    def look(sender: Pipeline, step: int, timestep: float, state: dict[str, Any]) -> None:
+        previews.append(sender.decode(state["denoised"])[0].tobytes())
+
+    options: dict[str, Any] = {"seed": 3, "num_inference_steps": 3, "width": 32, "height": 32}
+    planned = pipeline.generate("a ring", callback_on_step_end=look, **options).images[0].tobytes()
+    pipeline.stage(True)
+    assert pipeline.generate("a ring", callback_on_step_end=look, **options).images[0].tobytes() == planned
+    assert previews[:3] == previews[3:]
+    assert len(pipeline.sessions._opening) == 1
+    pipeline.stage(False)
+    assert pipeline.generate("a ring", **options).images[0].tobytes() == planned
+    assert len(pipeline.sessions._opening) > 1

@@ -6,14 +6,35 @@ import base64
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import httpx
+import psutil
 
 _SECONDS = 600
 
 
-def attacked(url: str) -> Iterator[tuple[str, tuple[str, float]]]:
-    """A picture that unpacks to 243 MB, and 300 MB of body, said beforehand and not."""
+@dataclass(frozen=True)
+class Attack:
+    """What came of it: the status (or the error, where the server closed the door), and the server's memory.
+
+    Attributes:
+        grown_bytes: by which the server's peak grew.
+        peak_bytes: the most it has held so far.
+    """
+
+    status: str
+    grown_bytes: float
+    peak_bytes: float
+
+
+def attacked(url: str, process: psutil.Process) -> Iterator[tuple[str, Attack]]:
+    """A picture that unpacks to 243 MB, and 300 MB of body, said beforehand and not.
+
+    Args:
+        url: of a server that has done nothing else: what it held for other requests would hide what these cost.
+        process: its process.
+    """
     uri = "data:image/png;base64," + base64.b64encode(_bomb(9000)).decode()
     edit = {"prompt": "make it blue", "image": uri}
     with httpx.Client(base_url=url, timeout=_SECONDS, trust_env=False) as client:
@@ -22,12 +43,13 @@ def attacked(url: str) -> Iterator[tuple[str, tuple[str, float]]]:
             ("300 MB", {"url": "/v1/images/generations", "content": bytes(300_000_000)}),
             ("300 MB in chunks", {"url": "/v1/images/generations", "content": _chunks(300)}),
         ):
-            before = _peak(client)
+            before = max(_peak(client), process.memory_info().rss)
             try:
                 status = str(client.post(**request).status_code)
             except httpx.TransportError as error:  # the server closed the door while we were still sending
                 status = type(error).__name__
-            yield name, (status, _peak(client) - before)
+            peak = _peak(client)
+            yield name, Attack(status, peak - before, peak)
 
 
 def _chunks(megabytes: int) -> Iterator[bytes]:

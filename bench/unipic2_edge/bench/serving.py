@@ -10,9 +10,9 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -20,13 +20,13 @@ import psutil
 
 from unipic2_edge.runtime.pipeline import Pipeline
 
-from .attacks import attacked
+from .attacks import Attack, attacked
+from .clients import CLIENT_SECONDS, PROMPT, Answer, ask_all, body, slowed
 from .server_process import server
 from .statistics import Spread, ratios, spread
 
 Advance = Callable[[str], None]
-_PROMPT = "a red circle"
-_CLIENT_SECONDS = 600
+_PATH = "/v1/images/generations"
 _WARM = 20
 
 
@@ -36,9 +36,9 @@ class Settings:
 
     Attributes:
         requests: at once in the crowd, and one after another in the endurance run.
-        steps: of the sampler; None is the bundle's.
+        steps: of the sampler.
         pictures: for each measurement of speed.
-        rounds: of the comparison with the bare pipeline.
+        rounds: of the comparison with the bare pipeline, and of a good client beside slow ones.
         batch: of the server that batches.
         threads: CPU threads of both sides.
         slow: clients that send nothing more, beside a good one.
@@ -63,6 +63,14 @@ class Crowd:
 
 
 @dataclass(frozen=True)
+class Speed:
+    """Pictures a second, and the processor's seconds for each (of the process that makes them)."""
+
+    per_second: list[float]
+    processor: list[float]
+
+
+@dataclass(frozen=True)
 class Served:
     """A server under load.
 
@@ -70,12 +78,15 @@ class Served:
         bare: pictures a second of the pipeline alone.
         single: of a server that makes one picture at a time, and batched: of one that batches.
         single_ratio, batched_ratio: over the bare pipeline's, round by round.
+        processor_seconds: the processor's seconds for a picture, by who made it: what the clock cannot tell on a
+            machine that others use as well.
+        single_work, batched_work: the bare pipeline's processor seconds over theirs, round by round.
         same_bytes: whether pictures of the same seeds were the same alone and in the crowd.
         crowd: all requests at once.
         growth_per_request: resident bytes that a request leaves behind: a line through the second half of a run.
         threads, files: of the server before and after it.
         slow_ratio: a good client's 99th percentile beside slow ones over that without them.
-        attacks: what was sent that must not be read → the status, and bytes by which the server's peak grew.
+        attacks: what was sent that must not be read, to a fresh server.
     """
 
     bare: Spread
@@ -83,13 +94,16 @@ class Served:
     batched: Spread
     single_ratio: Spread
     batched_ratio: Spread
+    processor_seconds: dict[str, Spread]
+    single_work: Spread
+    batched_work: Spread
     same_bytes: bool
     crowd: Crowd
     growth_per_request: float
     threads: tuple[int, int]
     files: tuple[int, int]
-    slow_ratio: float
-    attacks: dict[str, tuple[str, float]]
+    slow_ratio: Spread
+    attacks: dict[str, Attack]
 
 
 def measure(folder: Path, settings: Settings, done: Advance = lambda name: None) -> Served:
@@ -99,8 +113,7 @@ def measure(folder: Path, settings: Settings, done: Advance = lambda name: None)
         WorkError: the server does not start.
     """
     bare, single, batched = _speeds(folder, settings, done)
-    threads = ("--threads", str(settings.threads))
-    with server(folder, *threads, "--batch", str(settings.batch)) as (url, process):
+    with server(folder, *_options(settings, settings.batch)) as (url, process):
         same = _same_bytes(url, settings)
         crowd = asyncio.run(_crowd(url, settings))
         done("crowd")
@@ -108,154 +121,128 @@ def measure(folder: Path, settings: Settings, done: Advance = lambda name: None)
         growth = _endurance(url, process, settings)
         done("endurance")
         after = process.num_threads(), process.num_fds()
-        slow = asyncio.run(_beside_slow_clients(url, settings))
+        slow = [asyncio.run(slowed(url, settings.slow)) for _ in range(settings.rounds)]
         done("slow clients")
-        attacks = dict(attacked(url))
+    with server(folder, *_options(settings, settings.batch)) as (url, process):
+        attacks = dict(attacked(url, process))
         done("attacks")
     return Served(
-        spread(bare),
-        spread(single),
-        spread(batched),
-        ratios(single, bare),
-        ratios(batched, bare),
-        same,
-        crowd,
-        growth,
-        (before[0], after[0]),
-        (before[1], after[1]),
-        slow,
-        attacks,
+        bare=spread(bare.per_second),
+        single=spread(single.per_second),
+        batched=spread(batched.per_second),
+        single_ratio=ratios(single.per_second, bare.per_second),
+        batched_ratio=ratios(batched.per_second, bare.per_second),
+        processor_seconds={
+            name: spread(speed.processor)
+            for name, speed in (("bare", bare), ("one by one", single), ("batched", batched))
+        },
+        single_work=ratios(bare.processor, single.processor),
+        batched_work=ratios(bare.processor, batched.processor),
+        same_bytes=same,
+        crowd=crowd,
+        growth_per_request=growth,
+        threads=(before[0], after[0]),
+        files=(before[1], after[1]),
+        slow_ratio=spread(slow),
+        attacks=attacks,
     )
 
 
-def _speeds(folder: Path, settings: Settings, done: Advance) -> tuple[list[float], list[float], list[float]]:
-    """Pictures a second of the pipeline, of a server one by one and of one that batches, turn about."""
-    pipeline = Pipeline.load(folder, "auto", settings.threads)
-    bare: list[float] = []
-    single: list[float] = []
-    batched: list[float] = []
-    threads = ("--threads", str(settings.threads))
-    with (
-        server(folder, *threads, "--batch", "1") as (one, _),
-        server(folder, *threads, "--batch", str(settings.batch)) as (many, _),
-    ):
+def _options(settings: Settings, batch: int) -> tuple[str, ...]:
+    return "--threads", str(settings.threads), "--batch", str(batch)
+
+
+def _speeds(folder: Path, settings: Settings, done: Advance) -> tuple[Speed, Speed, Speed]:
+    """Of the pipeline, of a server one by one and of one that batches, turn about."""
+    bare, single, batched = (Speed([], []) for _ in range(3))
+    pipeline, mine = Pipeline.load(folder, "auto", settings.threads), psutil.Process()
+    with ExitStack() as stack:
+        (one, its), (many, theirs) = (
+            stack.enter_context(server(folder, *_options(settings, batch))) for batch in (1, settings.batch)
+        )
         for url in (one, many):
-            asyncio.run(_ask_all(url, settings, range(settings.batch)))
-        pipeline.generate(_PROMPT, seed=0, num_inference_steps=settings.steps)
+            asyncio.run(ask_all(url, settings.steps, range(settings.batch)))
+        pipeline.generate(PROMPT, seed=0, num_inference_steps=settings.steps)
         for _ in range(settings.rounds):
-            bare.append(_per_second(settings, lambda: _alone(pipeline, settings)))
-            single.append(_per_second(settings, lambda: _together(one, settings)))
-            batched.append(_per_second(settings, lambda: _together(many, settings)))
+            _time(bare, mine, settings, lambda: _alone(pipeline, settings))
+            _time(single, its, settings, lambda: _together(one, settings))
+            _time(batched, theirs, settings, lambda: _together(many, settings))
             done("round")
     pipeline.close()
     return bare, single, batched
 
 
-def _per_second(settings: Settings, work: Callable[[], None]) -> float:
-    start = time.perf_counter()
+def _time(speed: Speed, process: psutil.Process, settings: Settings, work: Callable[[], None]) -> None:
+    start, before = time.perf_counter(), _processor(process)
     work()
-    return settings.pictures / (time.perf_counter() - start)
+    speed.per_second.append(settings.pictures / (time.perf_counter() - start))
+    speed.processor.append((_processor(process) - before) / settings.pictures)
+
+
+def _processor(process: psutil.Process) -> float:
+    """Seconds of every thread, so far."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def _alone(pipeline: Pipeline, settings: Settings) -> None:
     for seed in range(settings.pictures):
-        pipeline.generate(_PROMPT, seed=seed, num_inference_steps=settings.steps)
+        pipeline.generate(PROMPT, seed=seed, num_inference_steps=settings.steps)
 
 
 def _together(url: str, settings: Settings) -> None:
-    asyncio.run(_ask_all(url, settings, range(settings.pictures)))
-
-
-def _body(settings: Settings, seed: int) -> dict[str, Any]:
-    return {"prompt": _PROMPT, "seed": seed, "num_inference_steps": settings.steps}
-
-
-async def _ask(client: httpx.AsyncClient, settings: Settings, seed: int) -> tuple[str, float, str]:
-    """Status ("hung" where there is none), seconds, and the picture."""
-    start = time.perf_counter()
-    try:
-        answer = await client.post("/v1/images/generations", json=_body(settings, seed))
-    except httpx.TimeoutException:
-        return "hung", time.perf_counter() - start, ""
-    except httpx.TransportError as error:
-        return type(error).__name__, time.perf_counter() - start, ""
-    picture = answer.json()["data"][0]["b64_json"] if answer.status_code == 200 else ""
-    return str(answer.status_code), time.perf_counter() - start, picture
-
-
-async def _ask_all(url: str, settings: Settings, seeds: range) -> list[tuple[str, float, str]]:
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=_CLIENT_SECONDS, limits=limits, trust_env=False) as client:
-        return await asyncio.gather(*(_ask(client, settings, seed) for seed in seeds))
+    asyncio.run(ask_all(url, settings.steps, range(settings.pictures)))
 
 
 def _same_bytes(url: str, settings: Settings) -> bool:
     """Whether the crowd gets what one gets who asks alone."""
     seeds = range(2 * settings.batch)
-    alone = [asyncio.run(_ask_all(url, settings, range(seed, seed + 1)))[0][2] for seed in seeds]
-    together = [picture for _, _, picture in asyncio.run(_ask_all(url, settings, seeds))]
+    alone = [asyncio.run(ask_all(url, settings.steps, range(seed, seed + 1)))[0].picture for seed in seeds]
+    together = [answer.picture for answer in asyncio.run(ask_all(url, settings.steps, seeds))]
     return all(alone) and alone == together
 
 
 async def _crowd(url: str, settings: Settings) -> Crowd:
-    answers = await _ask_all(url, settings, range(settings.requests))
-    statuses = Counter(status for status, _, _ in answers)
-    good = [seconds for status, seconds, _ in answers if status == "200"]
+    return crowd_of(await ask_all(url, settings.steps, range(settings.requests)))
+
+
+def crowd_of(answers: list[Answer]) -> Crowd:
+    """What many answers came to."""
+    statuses = Counter(answer.status for answer in answers)
+    good = [answer.seconds for answer in answers if answer.status == "200"]
     points = {f"p{at}": round(float(np.percentile(good, at)), 4) for at in (50, 90, 99)} if good else {}
-    return Crowd(dict(statuses), statuses.pop("hung", 0), points)
+    return Crowd(dict(sorted(statuses.items())), statuses["hung"], points)
 
 
 def _endurance(url: str, process: psutil.Process, settings: Settings) -> float:
     """Bytes of growth a request: a line through the resident size over the second half of the requests."""
     sizes = []
-    with httpx.Client(base_url=url, timeout=_CLIENT_SECONDS, trust_env=False) as client:
+    with httpx.Client(base_url=url, timeout=CLIENT_SECONDS, trust_env=False) as client:
         for seed in range(settings.requests + _WARM):
-            client.post("/v1/images/generations", json=_body(settings, seed) | {"num_inference_steps": 1})
+            client.post(_PATH, json=body(seed, 1))
             sizes.append(process.memory_info().rss)
     late = sizes[len(sizes) // 2 :]
     return float(np.polyfit(np.arange(len(late)), late, 1)[0])
 
 
-async def _beside_slow_clients(url: str, settings: Settings) -> float:
-    """The 99th percentile of a small request beside slow clients, over that without them."""
-    without = await _small_requests(url)
-    host, _, port = url.removeprefix("http://").partition(":")
-    slow = []
-    for _ in range(settings.slow):
-        _, writer = await asyncio.open_connection(host, int(port))
-        writer.write(f"POST /v1/images/generations HTTP/1.1\r\nHost: {host}\r\nContent-Length: 99\r\n\r\n{{".encode())
-        slow.append(writer)
-    beside = await _small_requests(url)
-    for writer in slow:
-        writer.close()
-    return float(np.percentile(beside, 99) / np.percentile(without, 99))
-
-
-async def _small_requests(url: str) -> list[float]:
-    seconds = []
-    async with httpx.AsyncClient(base_url=url, timeout=_CLIENT_SECONDS, trust_env=False) as client:
-        for _ in range(300):
-            start = time.perf_counter()
-            await client.get("/v1/models")
-            seconds.append(time.perf_counter() - start)
-    return seconds[_WARM:]
-
-
 def served_lines(served: Served) -> list[str]:
     """The measurements for people."""
-    crowd = ", ".join(f"{count} × {status}" for status, count in sorted(served.crowd.statuses.items()))
+    crowd = ", ".join(f"{count} × {status}" for status, count in served.crowd.statuses.items())
     points = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in served.crowd.seconds.items())
+    work = ", ".join(f"{name} {1e3 * found.median:.0f} ms" for name, found in served.processor_seconds.items())
     return [
         f"pictures a second: {served.bare.median:.2f} of the pipeline alone; served one by one "
         f"{_times(served.single_ratio)} of that, batched {_times(served.batched_ratio)}",
+        f"the processor's time for a picture: {work}; pictures for the same time: one by one "
+        f"{_times(served.single_work)}, batched {_times(served.batched_work)}",
         f"the same seeds {'gave' if served.same_bytes else 'did NOT give'} the same bytes alone and together",
         f"all at once: {crowd}, {served.crowd.hung} hung; {points}",
         f"one after another: {served.growth_per_request:.0f} bytes of growth a request, threads "
         f"{served.threads[0]} → {served.threads[1]}, files {served.files[0]} → {served.files[1]}",
-        f"a good client's p99 beside slow ones: {served.slow_ratio:.2f} of that without them",
+        f"a good client's p99 beside slow ones: {_times(served.slow_ratio)} of that without them",
         *(
-            f"{name}: {status}, the peak grew by {grown / 1e6:.1f} MB"
-            for name, (status, grown) in served.attacks.items()
+            f"{name}: {found.status}, {found.grown_bytes / 1e6:.1f} MB more at the peak of {found.peak_bytes / 1e6:.0f}"
+            for name, found in served.attacks.items()
         ),
     ]
 

@@ -46,7 +46,7 @@ class Denoising:
         prepared = sessions["modulation"].run(
             {"timestep": timesteps, "pooled": conditioning.pooled, "context": conditioning.context}
         )
-        self._denoiser = sessions["denoiser"]
+        self._sessions = sessions  # asked at every step: a preview between two may have taken the denoiser's turn
         self._modulation = prepared["modulation"]  # [T, U, M]
         self._rows = np.asarray(rows)
         self._context = prepared["embedded_context"][self._rows]  # [B, L, D]
@@ -60,7 +60,9 @@ class Denoising:
     def velocity(self, step: int, patches: Floats) -> Floats:
         """The guided velocity ε − x0 of a step: patches [n, N, C·p·p] → the same shape."""
         noisy = patches.shape[1]
-        result = self._denoiser.run(
+        result = self._sessions[
+            "denoiser"
+        ].run(
             {
                 "patches": self._batch(patches),
                 "positions": self._positions,

@@ -26,7 +26,7 @@ import numpy as np
 
 from .bundle import Bundle
 from .engine import AGAIN, Engine, read_engine_bytes
-from .errors import BundleError, MissingDependencyError, WorkError
+from .errors import BundleError, MemoryRanOutError, MissingDependencyError, WorkError
 from .session import Array, Arrays, check_inputs, stored_dtype
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,8 @@ class OpenVINOSession:
             try:
                 values = self._request.infer(self._typed(inputs), share_inputs=True)
             except RuntimeError as error:
-                raise WorkError(
+                kind = MemoryRanOutError if "alloc" in str(error) else WorkError
+                raise kind(
                     f"OpenVINO failed in {self.graph.file}: {what_it_said(error)}",
                     "a smaller picture or fewer pictures at once need less memory",
                 ) from error

@@ -28,7 +28,7 @@ from .images import Picture, open_images
 from .memory_plan import parse_memory
 from .opening import open_pool
 from .painting import Painter
-from .placement import Placement, place
+from .placement import Placement, one_by_one, place
 from .pool import SessionPool
 from .request import (
     MAX_THREADS,
@@ -63,6 +63,7 @@ class Pipeline:
         self.bundle, self.sessions, self.placement = bundle, sessions, placement
         self.manifest = bundle.manifest
         self.interrupt = False
+        self._planned = sessions.turns
         self._painter = Painter(bundle, sessions)
 
     @classmethod
@@ -101,6 +102,15 @@ class Pipeline:
     def close(self) -> None:
         """Give all memory back; the next call takes it again."""
         self.sessions.close()
+
+    def stage(self, on: bool) -> None:
+        """Give all memory back; from now on hold one graph at a time (slow, the least memory), or as planned again."""
+        self.sessions.take_turns(one_by_one(self.manifest) if on else self._planned)
+
+    @property
+    def most_pictures(self) -> int | None:
+        """How many pictures its engines make at once, at most; more are made in turns. None where there is no limit."""
+        return None if self.placement is None else self.placement.pictures
 
     def generate(
         self,

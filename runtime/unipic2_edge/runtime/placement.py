@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 #: Graphs for which GPUs have another one: there the language model's cache has one length and is written in place.
 _ON_GPUS = {"language": "language_static"}
 #: Graphs that run by turns, word after word: one must not go when the other comes.
-_TOGETHER: dict[str, str] = {"language_static": "words", "lm_head": "words"}
+_TOGETHER: dict[str, str] = {"language": "words", "language_static": "words", "lm_head": "words"}
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,13 @@ class Placement:
     def turns(self, plan: MemoryPlan) -> dict[str, str]:
         """The graphs that take turns on the device, each with the name of those that it shares a turn with."""
         return {need.graph: need.together for need in self.needs() if need.graph in plan.swapped}
+
+    @property
+    def pictures(self) -> int | None:
+        """The most pictures at once that the denoiser's engine takes, with guidance; None where it has no limit."""
+        choice = self.choices.get("denoiser")
+        shapes = None if choice is None else choice.engine.spec.profile.get("patches")
+        return None if shapes is None else max(1, shapes.max[0] // 2)
 
     def memory(self, budget: int | None) -> MemoryPlan | None:
         """Which graphs stay on the GPU within a budget in bytes, by default its free memory; none elsewhere.
@@ -119,6 +126,11 @@ def served_graphs(manifest: Manifest, gpu: bool) -> tuple[str, ...]:
     twins = {graph: twin for graph, twin in _ON_GPUS.items() if {graph, twin} <= set(manifest.graphs)}
     left = set(twins) if gpu else set(twins.values())
     return tuple(graph for graph in manifest.graphs if graph not in left)
+
+
+def one_by_one(manifest: Manifest) -> dict[str, str]:
+    """Every graph of a bundle with the name of its turn: the device holds one at a time, and the least there is."""
+    return {graph: _TOGETHER.get(graph, graph) for graph in manifest.graphs}
 
 
 def find_libraries() -> dict[str, Library]:

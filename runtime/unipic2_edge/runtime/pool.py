@@ -39,7 +39,8 @@ class SessionPool:
         openers: int = _OPENERS,
     ) -> None:
         self.seconds_waited = 0.0
-        self._bundle, self._open_session, self._turns = bundle, open_session, turns or {}
+        self.turns: Mapping[str, str] = turns or {}
+        self._bundle, self._open_session = bundle, open_session
         self._opening: dict[str, Future[Session]] = {}
         self._lock = threading.Lock()
         self._openers = ThreadPoolExecutor(openers, thread_name_prefix="open-session")
@@ -54,7 +55,7 @@ class SessionPool:
         for name in wanted:
             self._bundle.graph(name)
         for name in wanted:
-            if name not in self._turns:
+            if name not in self.turns:
                 self._future(name)
 
     def __getitem__(self, name: str) -> Session:
@@ -63,8 +64,8 @@ class SessionPool:
         Raises:
             BundleError, MissingDependencyError, WorkError: as the opening of sessions.
         """
-        if name in self._turns:
-            self.close([other for other, turn in self._turns.items() if turn != self._turns[name]])
+        if name in self.turns:
+            self.close([other for other, turn in self.turns.items() if turn != self.turns[name]])
         start, future = time.perf_counter(), self._future(name)
         try:
             return future.result()
@@ -75,6 +76,11 @@ class SessionPool:
             raise
         finally:
             self.seconds_waited += time.perf_counter() - start
+
+    def take_turns(self, turns: Mapping[str, str]) -> None:
+        """Close everything; from now on these graphs take turns, and no others."""
+        self.close()
+        self.turns = turns
 
     def close(self, names: Iterable[str] | None = None) -> None:
         """Close sessions, by default all; what is asked for again is opened again."""

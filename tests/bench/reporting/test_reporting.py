@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from unipic2_edge.bench.attacks import Attack
 from unipic2_edge.bench.page import Note, Table
 from unipic2_edge.bench.reporting.document import document
 from unipic2_edge.bench.reporting.index import headline, index
@@ -87,12 +88,29 @@ def test_what_bench_words_and_bench_serve_write_is_read() -> None:
     words = _stored("words", json.loads(json.dumps(words_record(found))), bundle="b")
     one, half = spread([1.0]), spread([0.5])
     crowd = Crowd({"200": 9}, 0, {"p50": 0.1})
-    load = Served(spread([4.25]), one, one, half, one, True, crowd, 12.0, (3, 3), (4, 4), 1.5, {})
+    load = Served(
+        bare=spread([4.25]),
+        single=one,
+        batched=one,
+        single_ratio=half,
+        batched_ratio=one,
+        processor_seconds={"bare": one},
+        single_work=one,
+        batched_work=spread([1.75]),
+        same_bytes=True,
+        crowd=crowd,
+        growth_per_request=12.0,
+        threads=(3, 3),
+        files=(4, 4),
+        slow_ratio=spread([1.5]),
+        attacks={"300 MB": Attack("413", 1e6, 9e7)},
+    )
     serve = _stored("serve", json.loads(json.dumps(served_record(load))), Path("there/serve.json"))
     text = markdown("T", "l", document([words, serve]))
     assert "first edit, whole | 3.00× (3.00–3.00) | 1.00\u00a0s | 3.00\u00a0s" in text
     assert "tokens after the first | 0.33× (0.33–0.33) | 1 a second | 3 a second" in text
-    assert "4.25" in text and "1.50× of that without them" in text
+    assert "4.25" in text and "1.50× (1.50–1.50) of that without them" in text
+    assert "413, 1.0 MB more at the peak of 90" in text and "9 × 200" in text
     assert "7 of 8 answers equal" in headline(words)
     assert headline(serve).startswith("4.25 pictures a second bare; served one by one 0.50×")
 

@@ -13,17 +13,17 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 
 from unipic2_edge.runtime.answer import Answer, FinishReason
 from unipic2_edge.runtime.bundle import Bundle, Manifest
 from unipic2_edge.runtime.pipeline import Pipeline
+from unipic2_edge.runtime.placement import Placement
 from unipic2_edge.runtime.result import Result
 from unipic2_edge.runtime.serve.limits import Limits
-from unipic2_edge.runtime.serve.server import Place, configuration
+from unipic2_edge.runtime.serve.pictures import Pictures
+from unipic2_edge.runtime.serve.server import Place, Server
 from unipic2_edge.runtime.serve.state import State
-from unipic2_edge.runtime.serve.worker import Pictures
 from unipic2_edge.runtime.settings import PictureSettings
 
 QUICK = replace(Limits(), drain_seconds=5.0)
@@ -49,6 +49,9 @@ class FakePipeline:
         self.faults: list[Exception] = []
         self.batches: list[int] = []
         self.closed = 0
+        self.staged: list[bool] = []
+        self.placement: Placement | None = None
+        self.most_pictures: int | None = None
         self.hold = threading.Event()
         self.hold.set()
 
@@ -75,6 +78,9 @@ class FakePipeline:
 
     def decode(self, latents: Any) -> list[Image.Image]:
         return [Image.new("RGB", (8, 8), "gray") for _ in latents]
+
+    def stage(self, on: bool) -> None:
+        self.staged.append(on)
 
     def close(self) -> None:
         self.closed += 1
@@ -125,7 +131,7 @@ def running(
 ) -> Iterator[Running]:
     """A server on a free port, stopped at the end as SIGTERM stops one."""
     state = State(manifest, load, limits)
-    server = uvicorn.Server(configuration(state, place or Place(port=0)))
+    server = Server(state, place or Place(port=0))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 60

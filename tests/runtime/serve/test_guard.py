@@ -12,6 +12,7 @@ import pytest
 from unipic2_edge.runtime.bundle import Manifest
 from unipic2_edge.runtime.cli import main
 from unipic2_edge.runtime.errors import RequestError
+from unipic2_edge.runtime.serve.connection import Connection
 from unipic2_edge.runtime.serve.server import Place
 
 from .conftest import QUICK, FakePipeline, Running, running
@@ -25,7 +26,12 @@ def test_another_host_is_refused(server: Running) -> None:
 
 def test_pages_from_elsewhere_are_refused(server: Running) -> None:
     with server.client() as client:
-        for origin, status in (("https://evil.example", 403), ("null", 403), (server.url, 200)):
+        for origin, status in (
+            ("https://evil.example", 403),
+            ("null", 403),
+            ("http://127.0.0.1:1", 403),  # another server on this machine
+            (server.url, 200),
+        ):
             assert client.get("/v1/models", headers={"origin": origin}).status_code == status
         assert "access-control-allow-origin" not in client.get("/v1/models").headers
 
@@ -84,6 +90,24 @@ def test_a_body_that_comes_too_slowly_is_given_up(manifest: Manifest, fake: Fake
         start = time.monotonic()
         with _raw(server, "POST /v1/images/generations HTTP/1.1\r\nContent-Length: 100", b"{") as connection:
             assert connection.recv(100).startswith(b"HTTP/1.1 408")
+        assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("before", [b"", b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+def test_a_head_that_comes_too_slowly_is_given_up(
+    server: Running, monkeypatch: pytest.MonkeyPatch, before: bytes
+) -> None:
+    monkeypatch.setattr(Connection, "head_seconds", 0.4)
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        start = time.monotonic()
+        if before:
+            connection.sendall(before)
+            assert b"200 OK" in connection.recv(1000)
+        with pytest.raises(ConnectionError):
+            while time.monotonic() - start < 8:  # drop by drop
+                connection.sendall(b"GET" if before else b"X")
+                time.sleep(0.05)
         assert time.monotonic() - start < 5
 
 

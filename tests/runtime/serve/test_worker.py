@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +15,7 @@ import pytest
 
 from unipic2_edge.runtime.bundle import Manifest
 from unipic2_edge.runtime.errors import DeviceLostError, MemoryRanOutError, RequestError, WorkError
+from unipic2_edge.runtime.serve.server import Opening, Place, Server, serve
 
 from .conftest import QUICK, FakePipeline, Running, running
 
@@ -133,14 +136,42 @@ def test_memory_that_runs_out_makes_smaller_batches(server: Running, fake: FakeP
     assert fake.closed == 0
 
 
-def test_memory_that_runs_out_for_one_picture_is_given_back_once(server: Running, fake: FakePipeline) -> None:
-    fake.faults = [MemoryRanOutError("no memory", "")]
+@pytest.mark.parametrize("error", [MemoryRanOutError("no memory", ""), MemoryError()])
+def test_memory_that_runs_out_for_one_picture_stages_the_graphs(
+    server: Running, fake: FakePipeline, error: Exception
+) -> None:
+    fake.faults = [error]
     assert _ask(server).status_code == 200
-    assert fake.closed == 1
-    fake.faults = [MemoryRanOutError("no memory", ""), MemoryRanOutError("no memory", "")]
+    assert fake.staged == [True]
+    fake.faults = [error]
     answer = _ask(server)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "out_of_memory")
+    assert answer.headers["retry-after"]
     assert _ask(server).status_code == 200
+    assert fake.staged == [True]
+
+
+def test_after_a_while_the_graphs_stay_again(
+    server: Running, fake: FakePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unipic2_edge.runtime.serve.worker._STAGED_SECONDS", 0.0)
+    fake.faults = [MemoryRanOutError("no memory", "")]
+    assert [_ask(server).status_code for _ in range(2)] == [200, 200]
+    assert fake.staged[0] and not fake.staged[-1]
+
+
+def test_batches_are_no_larger_than_the_engines_take(manifest: Manifest, fake: FakePipeline) -> None:
+    fake.most_pictures = 2
+    with running(manifest, lambda: fake) as server:
+        fake.hold.clear()
+        with ThreadPoolExecutor(6) as pool:
+            first = pool.submit(_ask, server)
+            _until(lambda: server.state.worker.busy)
+            others = [pool.submit(_ask, server, seed) for seed in range(4)]
+            _until(lambda: len(server.state.backlog) == 4)
+            fake.hold.set()
+            assert [future.result().status_code for future in (first, *others)] == [200] * 5
+    assert fake.batches == [1, 2, 2]
 
 
 def test_a_lost_device_is_opened_again(manifest: Manifest) -> None:
@@ -162,6 +193,55 @@ def test_a_lost_device_is_opened_again(manifest: Manifest) -> None:
             _until(lambda: client.get("/health/ready").status_code == 200)
         assert _ask(server).status_code == 200
     assert len(made) == 3
+
+
+def test_a_device_that_does_not_come_back_ends_the_server(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unipic2_edge.runtime.serve.worker._REOPEN_SECONDS", (0.0, 0.5))
+    made: list[FakePipeline] = []
+
+    def load() -> FakePipeline:
+        if made:
+            raise WorkError("gone for good", "")
+        made.append(FakePipeline())
+        return made[0]
+
+    with running(manifest, load) as server, ThreadPoolExecutor(2) as pool:
+        made[0].hold.clear()
+        answers = [pool.submit(_ask, server, seed) for seed in range(2)]
+        _until(lambda: len(server.state.backlog) + len(server.state.worker._current) == 2)
+        made[0].faults = [DeviceLostError("gone", "")] * 2
+        made[0].hold.set()
+        assert {future.result().status_code for future in answers} == {503}
+        _until(lambda: server.state.worker.lost)
+        _until(lambda: server.state.draining)  # the loop has seen it: no supervisor has to
+    assert not server.state.ready
+
+
+def test_the_command_takes_the_place_of_a_server_without_a_device(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anew: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda program, words: anew.append(words))
+    monkeypatch.setattr(Server, "run", lambda self: setattr(self._state.worker, "_lost", True))
+    serve(folder, Place(port=0), Opening("cpu", 1), QUICK)
+    assert anew == [[sys.executable, *sys.orig_argv[1:]]]
+
+
+def test_what_a_job_waits_for_is_told(manifest: Manifest, fake: FakePipeline) -> None:
+    fake.step_seconds = 0.05
+    with running(manifest, lambda: fake, replace(QUICK, batch=1)) as server, server.client() as client:
+        assert _ask(server, num_inference_steps=4).status_code == 200  # 0.2 s, from which the others are foretold
+        fake.hold.clear()
+        body = {"prompt": "a ring", "num_inference_steps": 4}
+        jobs = [client.post("/v1/jobs/generations", json=body).json()["id"] for _ in range(3)]
+        _until(lambda: server.state.worker.busy)
+        found = [client.get(f"/v1/jobs/{job}").json() for job in jobs]
+        assert [job["position"] for job in found] == [None, 0, 1]
+        assert all(job["eta_seconds"] > 0.19 * (number + 1) for number, job in enumerate(found))
+        start = time.monotonic()
+        fake.hold.set()
+        _until(lambda: client.get(f"/v1/jobs/{jobs[-1]}").json()["state"] == "succeeded")
+        assert found[-1]["eta_seconds"] < 4 * (time.monotonic() - start)
 
 
 def test_one_wrong_prompt_does_not_fail_the_others(server: Running, fake: FakePipeline) -> None:
@@ -199,6 +279,20 @@ def test_stopping_finishes_what_is_queued(manifest: Manifest, fake: FakePipeline
         thread.join(10)
     assert [answer.status_code for answer in answers] == [200] * 3
     assert fake.closed == 1
+
+
+def test_a_stop_waits_for_jobs_no_longer_than_it_may(manifest: Manifest, fake: FakePipeline) -> None:
+    with running(manifest, lambda: fake, replace(QUICK, drain_seconds=0.5)) as server, server.client() as client:
+        fake.step_seconds = 0.1
+        body = {"prompt": "a ring", "num_inference_steps": 2}
+        short = client.post("/v1/jobs/generations", json=body).json()["id"]
+        _until(lambda: server.state.worker.busy)
+        long = client.post("/v1/jobs/generations", json=body | {"num_inference_steps": 100}).json()["id"]
+        jobs = server.state.jobs.get(short), server.state.jobs.get(long)
+        start = time.monotonic()
+    assert time.monotonic() - start < 4
+    assert [job.state for job in jobs] == ["succeeded", "failed"]
+    assert jobs[1].problem is not None and jobs[1].problem.code == "stopping"
 
 
 def test_figures_are_told(server: Running) -> None:

@@ -60,14 +60,30 @@ def step(report: Stored) -> list[Content]:
 def serve(report: Stored) -> list[Content]:
     """A server under load."""
     found = report.results
+    crowd = found["crowd"]
     rows: list[list[Cell]] = [
         ["pictures a second, the pipeline alone", f"{found['bare']['median']:.2f}"],
         ["share of that, served one by one", times(found["single_ratio"])],
         ["share of that, batched", times(found["batched_ratio"])],
-        ["p99 of a good client beside slow ones", f"{found['slow_ratio']:.2f}× of that without them"],
+        ["pictures for the same processor time, one by one", times(found["single_work"])],
+        ["pictures for the same processor time, batched", times(found["batched_work"])],
+        [f"answers to {sum(crowd['statuses'].values())} requests at once", _counts(crowd["statuses"])],
+        ["of them never answered", f"{crowd['hung']}"],
+        ["seconds of those served", ", ".join(f"{name} {seconds(value)}" for name, value in crowd["seconds"].items())],
+        ["same seeds, same bytes, alone and together", "yes" if found["same_bytes"] else "no"],
+        ["p99 of a good client beside slow ones", f"{times(found['slow_ratio'])} of that without them"],
         ["memory's growth a request", f"{found['growth_per_request']:.0f} bytes"],
+        *([name, _attack(attack)] for name, attack in found["attacks"].items()),
     ]
     return [Table(["what", "found"], rows)]
+
+
+def _counts(statuses: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} × {status}" for status, count in statuses.items())
+
+
+def _attack(found: Mapping[str, Any]) -> str:
+    return f"{found['status']}, {found['grown_bytes'] / 1e6:.1f} MB more at the peak of {found['peak_bytes'] / 1e6:.0f}"
 
 
 def latency(report: Stored) -> list[Content]:

@@ -85,8 +85,7 @@ def _lifespan(state: State) -> Callable[[Starlette], AbstractAsyncContextManager
         try:
             yield
         finally:
-            state.draining = True
-            await anyio.to_thread.run_sync(state.worker.stop, state.limits.drain_seconds)
+            await anyio.to_thread.run_sync(state.worker.stop, state.drain_seconds_left)
 
     return life
 

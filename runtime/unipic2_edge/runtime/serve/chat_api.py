@@ -36,7 +36,7 @@ async def completions(request: Request) -> Response:
     """A question about pictures, or without one, answered in words."""
     state: State = request.app.state.server
     asked = decoded(await request.body(), ChatRequest)
-    talk = _talk(asked, state)
+    talk = await _talk(asked, state)
     updates: asyncio.Queue[Update] = asyncio.Queue()
     loop = asyncio.get_running_loop()
 
@@ -61,7 +61,7 @@ async def completions(request: Request) -> Response:
     )
 
 
-def _talk(asked: ChatRequest, state: State) -> Talk:
+async def _talk(asked: ChatRequest, state: State) -> Talk:
     """The checked question.
 
     Raises:
@@ -74,7 +74,7 @@ def _talk(asked: ChatRequest, state: State) -> Talk:
             400, "one_question", "one question is answered at a time (send one user message, last)", "messages"
         )
     system = "".join(_texts(before[0])) if before else None
-    question, pictures = "\n".join(_texts(last)), _pictures(last, state)
+    question, pictures = "\n".join(_texts(last)), await _pictures(last, state)
     if not question and not pictures:
         raise ApiError(400, "invalid_request", "there is neither a question nor a picture", "messages")
     tokens = asked.max_completion_tokens or asked.max_tokens or min(256, state.limits.tokens)
@@ -97,11 +97,11 @@ def _texts(message: ChatMessage) -> list[str]:
     return [part.text for part in message.content if not isinstance(part, ImagePart)]
 
 
-def _pictures(message: ChatMessage, state: State) -> tuple[Image.Image, ...]:
+async def _pictures(message: ChatMessage, state: State) -> tuple[Image.Image, ...]:
     parts = [] if isinstance(message.content, str) else message.content
     urls = [part.image_url.url for part in parts if isinstance(part, ImagePart)]
     check_limit("messages", len(urls), state.limits.pictures)
-    return tuple(opened(partial(from_data_uri, url)) for url in urls)
+    return tuple([await opened(state, partial(from_data_uri, url)) for url in urls])
 
 
 async def _events(state: State, job: Job[Talk], updates: asyncio.Queue[Update], usage: bool) -> AsyncIterator[bytes]:

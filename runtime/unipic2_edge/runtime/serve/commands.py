@@ -28,6 +28,7 @@ def serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=usual.batch, metavar="N", help="pictures at once, at most (4)")
     parser.add_argument("--waiting", type=int, default=usual.waiting, metavar="N", help="requests in the queue (64)")
     parser.add_argument("--timeout", type=float, default=usual.seconds, metavar="S", help="of a request (300)")
+    parser.add_argument("--keep", type=float, default=usual.kept_seconds, metavar="S", help="of finished jobs (600)")
     parser.add_argument("--max-steps", type=int, default=usual.steps, metavar="N", help="of a request (100)")
 
 
@@ -45,7 +46,7 @@ def serve(arguments: argparse.Namespace) -> Outcome:
     from .server import Opening, Place
     from .server import serve as run
 
-    if min(arguments.batch, arguments.waiting, arguments.max_steps) < 1 or arguments.timeout <= 0:
+    if min(arguments.batch, arguments.waiting, arguments.max_steps) < 1 or min(arguments.timeout, arguments.keep) <= 0:
         raise RequestError("a limit of nothing serves nobody", "give numbers above 0")
     place = Place(
         arguments.host,
@@ -58,6 +59,7 @@ def serve(arguments: argparse.Namespace) -> Outcome:
         batch=arguments.batch,
         waiting=arguments.waiting,
         seconds=arguments.timeout,
+        kept_seconds=arguments.keep,
         steps=arguments.max_steps,
     )
     opening = Opening(arguments.device, arguments.threads, arguments.memory, arguments.fallback)

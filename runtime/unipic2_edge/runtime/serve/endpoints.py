@@ -54,7 +54,7 @@ ENDPOINTS = (
     Endpoint("GET", "/v1/jobs/{id}/pictures/{index}", jobs_api.get_picture, "image/*", errors=(404,)),
     Endpoint("GET", "/v1/models", service_api.models, ModelList),
     Endpoint("GET", "/v1/models/{name}", service_api.model, Model, errors=(404,)),
-    Endpoint("GET", "/health/live", service_api.live, Health),
+    Endpoint("GET", "/health/live", service_api.live, Health, errors=(503,)),
     Endpoint("GET", "/health/ready", service_api.ready, Health, errors=(503,)),
     Endpoint("GET", "/metrics", service_api.metrics, "text/plain"),
 )

@@ -18,8 +18,8 @@ from ..pipeline import Pipeline
 from .app import make_app
 from .guard import ANY, LOOPBACK, App
 from .limits import Limits
+from .pictures import Pictures
 from .state import State
-from .worker import Pictures
 
 
 class FleetSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

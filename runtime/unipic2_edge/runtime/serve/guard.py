@@ -75,7 +75,7 @@ class Guard:
         if not self._knows(_name(host)):
             raise ApiError(403, "host_not_allowed", f"this server is not {host[:80]!r} (start it with --allow-host)")
         origin = headers.get("origin")
-        if origin is not None and not self._same(_name(origin.partition("://")[2]), _name(host)):
+        if origin is not None and not self._same(origin.partition("://")[2].lower(), host.lower()):
             raise ApiError(403, "origin_not_allowed", f"pages of {origin[:80]!r} may not use this server")
         if self._key is not None and scope["path"] not in OPEN and not self._knows_key(headers):
             raise ApiError(401, "invalid_api_key", "send the server's key as Authorization: Bearer KEY")
@@ -87,8 +87,8 @@ class Guard:
         return host in self._hosts or ANY in self._hosts
 
     def _same(self, origin: str, host: str) -> bool:
-        """A page's host must be one of ours; where any is, the very one that it asks."""
-        return origin == host if ANY in self._hosts else origin in self._hosts
+        """A page must be this server's own, port included; or of a host that was allowed by name, whatever its port."""
+        return origin == host or _name(origin) in self._hosts.difference(LOOPBACK, (ANY,))
 
     def _knows_key(self, headers: dict[str, str]) -> bool:
         given = headers.get("authorization", "").removeprefix("Bearer ").encode()

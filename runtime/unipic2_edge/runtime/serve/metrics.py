@@ -1,4 +1,4 @@
-"""What Prometheus is told: the queue, stages, pictures, answers, faults and memory."""
+"""What Prometheus is told: the queue, stages, pictures, answers, faults, memory, and energy where it can be read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.process_collector import ProcessCollector
 
+from ..device import Device
 from ..result import Result
+from .meter import Meter, meter_of
 
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 _STATUS = Path("/proc/self/status")
@@ -36,10 +38,24 @@ class Metrics:
             "unipic2_request_seconds", "until the answer is over", ["path"], buckets=_SECONDS, registry=self.registry
         )
         self.faults = Counter("unipic2_faults", "of the device", ["kind"], registry=self.registry)
+        self._meter = Meter()
+        self._device_peak = 0.0
+
+    def watch(self, device: Device) -> None:
+        """Tell of this device's energy and memory from now on, as far as it does."""
+        before, self._meter = self._meter, meter_of(device)
+        if self._meter.joules is not None and before.joules is None:
+            energy = Gauge("unipic2_energy_joules", "of the device, as its counter stands", registry=self.registry)
+            energy.set_function(self._meter.joules)
+        if self._meter.used_bytes is not None and before.used_bytes is None:
+            peak = Gauge("unipic2_device_peak_memory_bytes", "in use after a batch, at most", registry=self.registry)
+            peak.set_function(lambda: self._device_peak)
 
     def observe(self, task: str, result: Result) -> None:
         """A batch is done."""
         self.pictures.labels(task).inc(len(result.images))
+        if self._meter.used_bytes is not None:
+            self._device_peak = max(self._device_peak, self._meter.used_bytes())
         for stage, seconds in result.seconds.items():
             self.stages.labels(task, stage).observe(seconds)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import DeviceLostError, ImageError, MemoryRanOutError, RequestError, UserError
+from ..errors import DeviceLostError, ImageError, RequestError, UserError
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
@@ -46,7 +46,6 @@ def problem_of(error: UserError) -> ApiError:
 
 #: The first that fits counts. Any other error may name files of the server, and is not shown.
 _KNOWN: tuple[tuple[type[UserError], int, str], ...] = (
-    (MemoryRanOutError, 503, "out_of_memory"),
     (DeviceLostError, 503, "device_lost"),
     (ImageError, 400, "invalid_image"),
     (RequestError, 400, "invalid_request"),
@@ -61,6 +60,11 @@ def cancelled() -> ApiError:
 def too_late() -> ApiError:
     """The time a request may take is over."""
     return ApiError(408, "timeout", "the server was too busy to answer in time (try again later)", retry_after=10)
+
+
+def out_of_memory() -> ApiError:
+    """The device has too little memory, whatever was tried."""
+    return ApiError(503, "out_of_memory", "the device's memory ran out (ask for a smaller picture)", retry_after=10)
 
 
 def stopping() -> ApiError:

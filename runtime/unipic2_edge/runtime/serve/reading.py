@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+import anyio
 import msgspec
 from PIL import Image
 from starlette.datastructures import UploadFile
@@ -15,11 +16,13 @@ from ..bundle import Manifest
 from ..errors import RequestError, UserError
 from ..images import open_bytes
 from ..request import Options, make_request, pick_edit_size, task_defaults
+from ..settings import Task
 from .encoding import from_data_uri
 from .jobs import Work
 from .limits import Limits
 from .messages import EditRequest, ImageRequest, Message
 from .problems import ApiError, problem_of
+from .state import State
 
 _Asked = TypeVar("_Asked", bound=Message)
 _PARTS = 64
@@ -41,30 +44,32 @@ async def read_edit(request: Request) -> tuple[EditRequest, Image.Image]:
     Raises:
         ApiError: as `read_generation`; no picture, more than one, or one that cannot be read.
     """
+    state: State = request.app.state.server
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         asked = decoded(await request.body(), EditRequest)
         texts = [asked.image] if isinstance(asked.image, str) else asked.image
-        return asked, _one([opened(partial(from_data_uri, text)) for text in texts[:2]])
-    return await _read_form(request)
+        _one(texts)
+        return asked, await opened(state, partial(from_data_uri, texts[0]))
+    return await _read_form(state, request)
 
 
-async def _read_form(request: Request) -> tuple[EditRequest, Image.Image]:
+async def _read_form(state: State, request: Request) -> tuple[EditRequest, Image.Image]:
     fields: dict[str, Any] = {}
-    pictures: list[Image.Image] = []
+    pictures: list[UploadFile] = []
     async with request.form(max_files=_PARTS, max_fields=_PARTS) as form:
         for name, value in form.multi_items():
             if not isinstance(value, UploadFile):
                 fields[name] = value
             elif name in ("image", "image[]"):
-                data = await value.read()
-                pictures.append(opened(partial(open_bytes, data, "the picture")))
+                pictures.append(value)
             else:
                 raise ApiError(400, "unknown_field", f"the file {name!r} is not used here", name)
-    try:
-        asked = msgspec.convert({**fields, "image": ""}, EditRequest, strict=False)
-    except msgspec.ValidationError as error:
-        raise _invalid(error) from None
-    return asked, _one(pictures)
+        try:
+            asked = msgspec.convert({**fields, "image": ""}, EditRequest, strict=False)
+        except msgspec.ValidationError as error:
+            raise _invalid(error) from None
+        _one(pictures)
+        return asked, await opened(state, partial(open_bytes, await pictures[0].read(), "the picture"))
 
 
 def decoded(body: bytes, kind: type[_Asked]) -> _Asked:
@@ -88,23 +93,22 @@ def _invalid(error: msgspec.ValidationError) -> ApiError:
     return ApiError(400, "unknown_field" if name else "invalid_field", text, name or path)
 
 
-def opened(open_one: Callable[[], Image.Image]) -> Image.Image:
-    """A picture of a request.
+async def opened(state: State, open_one: Callable[[], Image.Image]) -> Image.Image:
+    """A picture of a request, decoded beside the others' answers.
 
     Raises:
         ApiError: it cannot be read.
     """
     try:
-        return open_one()
+        return await anyio.to_thread.run_sync(open_one, limiter=state.decoders)
     except UserError as error:
         raise ApiError(400, "invalid_image", str(error), "image") from None
 
 
-def _one(pictures: list[Image.Image]) -> Image.Image:
+def _one(pictures: Sequence[object]) -> None:
     if len(pictures) != 1:
         what = "there is no picture" if not pictures else "several pictures are not edited into one"
         raise ApiError(400, "invalid_image", f"{what} (send one as image)", "image")
-    return pictures[0]
 
 
 def make_work(asked: ImageRequest, manifest: Manifest, limits: Limits, picture: Image.Image | None = None) -> Work:
@@ -115,22 +119,23 @@ def make_work(asked: ImageRequest, manifest: Manifest, limits: Limits, picture: 
     """
     _check_limits(asked, manifest, limits)
     try:
-        return _work(asked, manifest, picture)
+        return _work(asked, manifest, limits, picture)
     except RequestError as error:
         raise problem_of(error) from None
 
 
-def _work(asked: ImageRequest, manifest: Manifest, picture: Image.Image | None) -> Work:
-    task = "generate" if picture is None else "edit"
-    default = task_defaults(manifest, "generate" if picture is None else "edit")
+def _work(asked: ImageRequest, manifest: Manifest, limits: Limits, picture: Image.Image | None) -> Work:
+    task: Task = "generate" if picture is None else "edit"
+    default = task_defaults(manifest, task)
+    steps = asked.num_inference_steps or min(default.num_inference_steps, limits.steps)
     size = (default.width, default.height)
     if asked.size not in (None, "auto"):
         width, _, height = str(asked.size).partition("x")
         size = int(width), int(height)
     elif picture is not None:
         size = pick_edit_size(manifest, [picture.size], None)
-    options = Options(asked.negative_prompt, asked.num_inference_steps, asked.guidance_scale, asked.seed)
-    checked = make_request(manifest, task, (asked.prompt,) * (asked.n or 1), size, options)  # type: ignore[arg-type]
+    options = Options(asked.negative_prompt, steps, asked.guidance_scale, asked.seed)
+    checked = make_request(manifest, task, (asked.prompt,) * (asked.n or 1), size, options)
     if not asked.prompt.strip():
         raise RequestError("the prompt is empty", "say in words what to make")
     return Work(

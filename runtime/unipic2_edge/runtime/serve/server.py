@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
+import os
 import socket
 import sys
 from dataclasses import dataclass
@@ -11,13 +13,15 @@ from pathlib import Path
 import uvicorn
 
 from ..bundle import Bundle
-from ..errors import RequestError
+from ..errors import DeviceLostError, RequestError
 from ..pipeline import Pipeline
 from .app import make_app
+from .connection import Connection
 from .guard import LOOPBACK
 from .limits import Limits
 from .state import State
 
+logger = logging.getLogger(__name__)
 _KEEP_ALIVE = 30
 _LONGEST_HEADERS = 16_384
 
@@ -76,9 +80,12 @@ class Opening:
 def serve(folder: Path, place: Place, opening: Opening, limits: Limits) -> None:
     """Serve a bundle until SIGINT or SIGTERM; what is queued is finished first.
 
+    A device that is lost for this process ends it, and the same command starts anew in its place.
+
     Raises:
         RequestError: an unsafe place, or a port that is taken.
         BundleError, WorkError: the bundle cannot be opened.
+        DeviceLostError: the device is lost, where a process cannot take another's place (Windows).
     """
     place.check()
     bundle = Bundle(folder)
@@ -87,17 +94,45 @@ def serve(folder: Path, place: Place, opening: Opening, limits: Limits) -> None:
         return Pipeline.load(folder, opening.device, opening.threads, opening.memory, opening.fallback)
 
     load().close()  # what is wrong with it is said before anything listens
-    server = _Server(configuration(State(bundle.manifest, load, limits), place))
+    state = State(bundle.manifest, load, limits)
     try:
-        server.run()
+        Server(state, place).run()
     except SystemExit as error:  # uvicorn's way to say that it could not listen; its log says why
         raise RequestError(f"{place.host}:{place.port} cannot be listened on", "use another --port") from error
+    if state.worker.lost:
+        _start_anew()
 
 
-class _Server(uvicorn.Server):
-    """Says on stderr where it can be reached, once it can."""
+def _start_anew() -> None:
+    """The same command in this process' place: within one, a failed CUDA context fails for ever.
+
+    Source: CUDA Runtime API, "error handling": "the process must be terminated and relaunched".
+    """
+    if os.name != "posix":
+        raise DeviceLostError("the device is lost", "start the server again")
+    logger.warning("the device is lost: starting anew")
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+class Server(uvicorn.Server):
+    """Says on stderr where it can be reached, once it can; stops when its device is lost."""
+
+    def __init__(self, state: State, place: Place) -> None:
+        super().__init__(configuration(state, place))
+        self._state = state
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether to stop."""
+        return self._state.worker.lost or await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take nothing new, finish what is there."""
+        self._state.drain()
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say where."""
         await super().startup(sockets)
         for server in self.servers:
             for listening in server.sockets:
@@ -112,6 +147,8 @@ def configuration(state: State, place: Place) -> uvicorn.Config:
         make_app(state, place.hosts, place.key),
         host=place.host,
         port=place.port,
+        http=Connection,
+        ws="none",
         lifespan="on",
         access_log=False,
         server_header=False,

@@ -53,8 +53,9 @@ def _model(state: State) -> Model:
 
 
 async def live(request: Request) -> Response:
-    """The process answers."""
-    return json_answer(Health(status="live"))
+    """The process answers, and can still come to work: without its device for good, only a new one can."""
+    lost = request.app.state.server.worker.lost
+    return json_answer(Health(status="lost" if lost else "live"), 503 if lost else 200)
 
 
 async def ready(request: Request) -> Response:

@@ -6,14 +6,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import anyio
+
 from ..bundle import Manifest
 from .backlog import Backlog
 from .jobs import Job, JobTable, Talk, Update, Work
 from .limits import Limits
 from .metrics import Metrics
+from .pictures import Pictures
 from .problems import stopping
-from .worker import Pictures, Worker
+from .worker import Worker
 
+_DECODERS = 2  # pictures of requests that are decoded side by side; each may unpack to 50 MB
 _ROUGHLY = 0.3  # the weight of the newest batch in the average
 
 
@@ -32,9 +36,11 @@ class State:
     limits: Limits = field(default_factory=Limits)
     created: int = field(default_factory=lambda: int(time.time()))
     draining: bool = False
+    drained_by: float | None = None  # by time.monotonic
     step_seconds: float | None = None
 
     def __post_init__(self) -> None:
+        self.decoders = anyio.CapacityLimiter(_DECODERS)
         self.backlog = Backlog(self.limits.waiting)
         self.jobs = JobTable(self.limits.kept_seconds, self.limits.kept_jobs)
         self.metrics = Metrics(lambda: float(len(self.backlog)))
@@ -44,6 +50,18 @@ class State:
     def ready(self) -> bool:
         """Whether requests are taken and there is a device for them."""
         return not self.draining and self.worker.ready
+
+    def drain(self) -> None:
+        """Take nothing new; what is there has the limit's seconds from now."""
+        self.draining = True
+        if self.drained_by is None:
+            self.drained_by = time.monotonic() + self.limits.drain_seconds
+
+    @property
+    def drain_seconds_left(self) -> float:
+        """Until what is there is given up."""
+        self.drain()
+        return max(0.0, (self.drained_by or 0.0) - time.monotonic())
 
     def submit(self, work: Work, listener: Callable[[Update], None] = lambda update: None) -> Job[Work]:
         """Let a work wait for the device; its job can be asked for from then on.
@@ -78,10 +96,12 @@ class State:
             return None
         position = self.backlog.position(job)
         left = job.work.steps - job.step
-        return self.step_seconds * left if position is None else self._expected(position + 1, job.work)
+        return self.step_seconds * left if position is None else self._expected(position, job.work)
 
     def _expected(self, before: int, work: Work) -> float:
-        return (self.step_seconds or 0.0) * work.steps * (before + 1) / self.limits.batch
+        """Seconds of its own batch, and of as many like it as those before it fill; what runs now is the first."""
+        batches = 1 + before // self.worker.batch + bool(self.worker.busy)
+        return (self.step_seconds or 0.0) * work.steps * batches
 
     def _note(self, job: Job[Work], update: Update, listener: Callable[[Update], None]) -> None:
         if update.kind == "finished" and job.state == "succeeded":

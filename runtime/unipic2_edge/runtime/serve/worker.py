@@ -4,53 +4,26 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from ..answer import Answer
 from ..errors import DeviceLostError, MemoryRanOutError, UserError
 from ..result import Result
 from .backlog import Backlog
 from .encoding import encode
 from .jobs import Job, Talk, Work
 from .metrics import Metrics
-from .problems import ApiError, problem_of, stopping, too_late
+from .pictures import Pictures
+from .problems import ApiError, out_of_memory, problem_of, stopping, too_late
 
 logger = logging.getLogger(__name__)
 _REOPEN_SECONDS = (0.0, 1.0, 5.0, 15.0)
-
-
-class Pictures(Protocol):
-    """What a worker needs of a pipeline (`unipic2_edge.runtime.Pipeline`)."""
-
-    interrupt: bool
-
-    @property
-    def generate(self) -> Callable[..., Result]:
-        """Pictures from words."""
-        ...
-
-    @property
-    def edit(self) -> Callable[..., Result]:
-        """Changed pictures."""
-        ...
-
-    @property
-    def describe(self) -> Callable[..., Answer]:
-        """Answers in words."""
-        ...
-
-    def decode(self, latents: Any) -> list[Image.Image]:
-        """Previews."""
-        ...
-
-    def close(self) -> None:
-        """Give memory back."""
-        ...
+_STAGED_SECONDS = 300.0  # after memory ran out: others may have taken it, and may give it back
+_LAST_STEP_SECONDS = 5.0
 
 
 class Worker:
@@ -59,15 +32,17 @@ class Worker:
     Args:
         load: makes the pipeline; called again when the device was lost.
         backlog: the queue.
-        batch: pictures at once, at most.
+        batch: pictures at once, at most; fewer where the engines take fewer.
         metrics: where stages, pictures and failures are counted.
     """
 
     def __init__(self, load: Callable[[], Pictures], backlog: Backlog, batch: int, metrics: Metrics) -> None:
-        self._load, self._backlog, self._batch, self._metrics = load, backlog, batch, metrics
+        self._load, self._backlog, self._metrics = load, backlog, metrics
+        self.batch = batch
         self._pipeline: Pictures | None = None
         self._current: list[Job[Any]] = []
         self._lost = False
+        self._staged_until: float | None = None  # by time.monotonic
         self._stopped = threading.Event()
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encode")  # one, so that previews come in order
         self._thread = threading.Thread(target=self._run, name="device-worker", daemon=True)
@@ -78,13 +53,18 @@ class Worker:
         return self._pipeline is not None and self._thread.is_alive()
 
     @property
+    def busy(self) -> bool:
+        """Whether something is being made."""
+        return bool(self._current)
+
+    @property
     def lost(self) -> bool:
         """Whether its device did not come back."""
         return self._lost
 
     def start(self) -> None:
         """Open the pipeline, which may raise what it raises, and begin."""
-        self._pipeline = self._load()
+        self._pipeline = self._opened()
         self._thread.start()
 
     def stop(self, seconds: float) -> None:
@@ -94,13 +74,23 @@ class Worker:
         self._stopped.set()
         for job in self._current:
             job.fail(stopping())
-        self._thread.join(seconds)
+        self._thread.join(_LAST_STEP_SECONDS)
         self._encoder.shutdown()
         if self._pipeline is not None:
             self._pipeline.close()
 
+    def _opened(self) -> Pictures:
+        pipeline = self._load()
+        self._staged_until = None
+        if pipeline.placement is not None:
+            self._metrics.watch(pipeline.placement.device)
+        if pipeline.most_pictures is not None and pipeline.most_pictures < self.batch:
+            logger.warning("the engines take %d at once: batches are no larger", pipeline.most_pictures)
+            self.batch = pipeline.most_pictures
+        return pipeline
+
     def _run(self) -> None:
-        while (batch := self._backlog.take(self._batch)) is not None:
+        while (batch := self._backlog.take(self.batch)) is not None:
             if self._stopped.is_set():
                 _fail(batch, stopping())
             elif started := [job for job in batch if job.start()]:
@@ -108,17 +98,18 @@ class Worker:
                 self._serve(started)
                 self._current = []
 
-    def _serve(self, batch: list[Job[Any]], freed: bool = False) -> None:
+    def _serve(self, batch: list[Job[Any]]) -> None:
         """Make a batch; a smaller one when memory runs out, one by one when one of them was wrong."""
         try:
             self._make(batch)
-        except MemoryRanOutError as error:
+        except (MemoryRanOutError, MemoryError) as error:
             self._metrics.faults.labels("out_of_memory").inc()
-            self._smaller(batch, error, freed)
+            self._smaller(batch, error)
         except DeviceLostError as error:
             self._metrics.faults.labels("device_lost").inc()
             _fail(batch, problem_of(error))
-            self._reopen()
+            if not self._lost:
+                self._reopen()
         except UserError as error:
             if len(batch) > 1:
                 for job in batch:
@@ -131,18 +122,20 @@ class Worker:
             self._metrics.faults.labels("unexpected").inc()
             _fail(batch, ApiError(500, "internal_error", "the server failed; its log has more"))
 
-    def _smaller(self, batch: list[Job[Any]], error: MemoryRanOutError, freed: bool) -> None:
-        """Half of it at a time; a single job once more with all memory given back before."""
+    def _smaller(self, batch: list[Job[Any]], error: Exception) -> None:
+        """Half of it at a time; a single job that has said nothing yet once more, with one graph on the device."""
+        spoken = batch[0].answer is not None and batch[0].answer.tokens > 0
         half = len(batch) // 2
         if half:
             self._serve(batch[:half])
             self._serve(batch[half:])
-        elif not freed and self._pipeline is not None:
-            logger.warning("memory ran out; everything is given back, and tried once more")
-            self._pipeline.close()
-            self._serve(batch, freed=True)
+        elif not spoken and self._staged_until is None and self._pipeline is not None:
+            logger.warning("memory ran out (%s): one graph at a time for %.0f s", error, _STAGED_SECONDS)
+            self._pipeline.stage(True)
+            self._staged_until = time.monotonic() + _STAGED_SECONDS
+            self._serve(batch)
         else:
-            _fail(batch, problem_of(error))
+            _fail(batch, out_of_memory())
 
     def _reopen(self) -> None:
         """A new pipeline in the place of one whose device is lost; without one, the server is not ready."""
@@ -151,7 +144,7 @@ class Worker:
             if self._stopped.wait(seconds):
                 return
             try:
-                self._pipeline = self._load()
+                self._pipeline = self._opened()
             except UserError as error:
                 logger.warning("the device does not come back: %s", error)
             else:
@@ -162,6 +155,9 @@ class Worker:
     def _make(self, batch: list[Job[Any]]) -> None:
         if self._pipeline is None:
             raise DeviceLostError("there is no device", "restart the server")
+        if self._staged_until is not None and time.monotonic() > self._staged_until:
+            self._pipeline.stage(False)
+            self._staged_until = None
         if isinstance(batch[0].work, Talk):
             self._talk(self._pipeline, batch[0])
         else:
