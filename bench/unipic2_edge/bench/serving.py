@@ -117,10 +117,8 @@ def measure(folder: Path, settings: Settings, done: Advance = lambda name: None)
         same = _same_bytes(url, settings)
         crowd = asyncio.run(_crowd(url, settings))
         done("crowd")
-        before = process.num_threads(), process.num_fds()
-        growth = _endurance(url, process, settings)
+        growth, before, after = _endurance(url, process, settings)
         done("endurance")
-        after = process.num_threads(), process.num_fds()
         slow = [asyncio.run(slowed(url, settings.slow)) for _ in range(settings.rounds)]
         done("slow clients")
     with server(folder, *_options(settings, settings.batch)) as (url, process):
@@ -214,15 +212,19 @@ def crowd_of(answers: list[Answer]) -> Crowd:
     return Crowd(dict(sorted(statuses.items())), statuses["hung"], points)
 
 
-def _endurance(url: str, process: psutil.Process, settings: Settings) -> float:
-    """Bytes of growth a request: a line through the resident size over the second half of the requests."""
-    sizes = []
+def _endurance(url: str, process: psutil.Process, settings: Settings) -> tuple[float, tuple[int, int], tuple[int, int]]:
+    """Requests one after another: bytes of growth for each; threads and files after the first few, and at the end.
+
+    The growth is a line's through the resident size over the second half of the requests.
+    """
+    sizes, held = [], []
     with httpx.Client(base_url=url, timeout=CLIENT_SECONDS, trust_env=False) as client:
-        for seed in range(settings.requests + _WARM):
+        for seed in range(_WARM + settings.requests):
             client.post(_PATH, json=body(seed, 1))
             sizes.append(process.memory_info().rss)
+            held.append((process.num_threads(), process.num_fds()))
     late = sizes[len(sizes) // 2 :]
-    return float(np.polyfit(np.arange(len(late)), late, 1)[0])
+    return float(np.polyfit(np.arange(len(late)), late, 1)[0]), held[_WARM - 1], held[-1]
 
 
 def served_lines(served: Served) -> list[str]:

@@ -28,11 +28,20 @@ def test_kubernetes_asks_for_what_the_server_has() -> None:
     container = pod["spec"]["containers"][0]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container[probe]["httpGet"]["path"] in PATHS
-    assert pod["metadata"]["annotations"]["prometheus.io/path"] in PATHS
     assert container["env"][0]["name"] == KEY_VARIABLE
     assert _parse(container["args"]).allow_host == ["*"]
     assert service["spec"]["selector"] == pod["metadata"]["labels"]
     assert pod["spec"]["terminationGracePeriodSeconds"] > 30  # the server drains for 30 s
+
+
+def test_prometheus_finds_the_pods_and_has_the_key() -> None:
+    pod = next(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))["spec"]["template"]
+    monitor = yaml.safe_load((DEPLOY / "kubernetes-monitor.yaml").read_text())["spec"]
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    container = pod["spec"]["containers"][0]
+    assert monitor["selector"]["matchLabels"] == pod["metadata"]["labels"]
+    assert endpoint["port"] == container["ports"][0]["name"] and endpoint["path"] in PATHS
+    assert endpoint["authorization"]["credentials"] == container["env"][0]["valueFrom"]["secretKeyRef"]
 
 
 def test_compose_gives_the_server_a_key() -> None:

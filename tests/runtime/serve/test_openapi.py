@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from unipic2_edge.runtime.bundle import Bundle, Manifest
+from unipic2_edge.runtime.bundle import Manifest
+from unipic2_edge.runtime.conditioning_record import QueryConditioning
 from unipic2_edge.runtime.serve.endpoints import ENDPOINTS, Endpoint, openapi
 
 from .conftest import QUICK, FakePipeline, Running, running
@@ -32,14 +33,10 @@ def test_every_endpoint_is_in_the_document(manifest: Manifest) -> None:
 
 
 @pytest.fixture(scope="module")
-def talking(metaquery_bundle: Path) -> Manifest:
-    """Of a bundle that answers in words as well: every endpoint is there."""
-    return Bundle(metaquery_bundle).manifest
-
-
-@pytest.fixture(scope="module")
-def fuzzed(talking: Manifest) -> Iterator[Running]:
-    with running(talking, FakePipeline, QUICK) as made:
+def fuzzed(manifest: Manifest) -> Iterator[Running]:
+    """Of a bundle that answers in words as well, so that every endpoint is there."""
+    words = QueryConditioning("a", "b", "c", "d", count=1, context_dim=1, pooled_dim=1)
+    with running(msgspec.structs.replace(manifest, query=words), FakePipeline, QUICK) as made:
         yield made
 
 
