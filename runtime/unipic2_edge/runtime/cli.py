@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "make pictures with the shipped model, from checkpoint to report",
     ),
     "train": ("unipic2_edge.training.commands", "run a training recipe, going on where it stopped"),
+    "shards": ("unipic2_edge.training.data.commands", "write the shapes world as shards to train from"),
     "init": ("unipic2_edge.training.commands", "write random weights in the published layout, at any size"),
     "pull": ("unipic2_edge.training.commands", "fetch a checkpoint from the hub, or from its local cache"),
     "export": ("unipic2_edge.export.commands", "convert a checkpoint to a bundle (ONNX and weights)"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from .autoencoder import to_pictures, to_tensor
 from .checkpoint import Checkpoint, save_checkpoint
 from .conditioning import TokenIds
 from .configs import KONTEXT
+from .data.examples import ShardExamples
+from .data.probe import framed
 from .flow import Condition, sample, velocity_loss
 from .grids import save_grid
 from .latent_shards import LatentShards
@@ -24,7 +26,7 @@ from .shapes.edits import evaluation_edits
 from .shapes.render import Picture, render
 from .shapes.scene import Canvas
 from .shapes.scores import score_edits, score_generation
-from .stage import TOKENS, Stage
+from .stage import TOKENS, Stage, Stateful
 from .transformer import KontextTransformer
 
 _EVALUATED = 72  # pictures of each task at every look
@@ -49,6 +51,14 @@ class DenoiserStage(Stage):
         self.model: nn.Module = self._transformer()
         self.canvases = [Canvas(*size) for size in recipe.data.sizes]
         self.shards = LatentShards.of(recipe, output / "latents", self.vae, self.tokenize)
+        self.examples = self._examples(output) if recipe.data.kind == "shards" else None
+
+    def _examples(self, output: Path) -> ShardExamples:
+        return ShardExamples(self.recipe, self.checkpoint, self.vae, self.conditioner, self.tokenize, output)
+
+    def stateful(self) -> Sequence[Stateful]:
+        """Where the streams of shards stand."""
+        return () if self.examples is None else (self.examples.begin(self.share),)
 
     def _transformer(self) -> KontextTransformer:
         if self.checkpoint.has("transformer"):
@@ -72,15 +82,19 @@ class DenoiserStage(Stage):
             rng = np.random.default_rng([self.recipe.seed, number])
             share = self.recipe.data.edit_share
             edit = int((number + 1) * share) > int(number * share)
-            size = self.recipe.batch_size
-            batch = self.shards.batch(rng, available, size, edit, device, self.share)
+            size, dropout = self.recipe.batch_size, self.recipe.data.prompt_dropout
+            counts: dict[str, float] = {}
             drawn = rng.random(self.share.total(size))[self.share.rows(size)]
-            dropped = torch.from_numpy(drawn < self.recipe.data.prompt_dropout).to(device)
-            context, pooled = self._condition(batch.ids, dropped)
+            if self.examples is None:
+                batch = self.shards.batch(rng, available, size, edit, device, self.share)
+                dropped = torch.from_numpy(drawn < dropout).to(device)
+                latents, condition = batch.latents, Condition(*self._condition(batch.ids, dropped), batch.reference)
+            else:
+                latents, condition = self.examples.batch(edit, drawn < dropout, device)
+                counts = self.examples.counts()
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-            condition = Condition(context, pooled, batch.reference)
-            loss = velocity_loss(self.model, self.recipe.flow, batch.latents, condition, generator, self.share)
-            yield loss, {TOKENS: self._tokens(batch.latents, batch.reference, context)}
+            loss = velocity_loss(self.model, self.recipe.flow, latents, condition, generator, self.share)
+            yield loss, counts | {TOKENS: self._tokens(latents, condition.reference, condition.context)}
 
     def _tokens(self, latents: Tensor, reference: Tensor | None, context: Tensor) -> int:
         """Of one micro-batch: patches, of the reference too, and words."""
@@ -109,7 +123,9 @@ class DenoiserStage(Stage):
         return planned_flops(self.recipe)
 
     def samples(self, folder: Path, step: int) -> dict[str, float]:
-        """Generate and edit on unseen prompts with the deployed settings; scores of both tasks."""
+        """Generate and edit with the deployed settings: unseen prompts of shapes, scored, or the data's own records."""
+        if self.examples is not None and self.recipe.data.shards.judge == "probe":
+            return self._probed(self.examples, folder / f"step-{step:07d}.png")
         captions = evaluation_captions(_EVALUATED, self.canvases[0], seed=11)
         edits = evaluation_edits(_EVALUATED, self.canvases[0], seed=11)
         made = self._draw([caption.text for caption in captions], None)
@@ -122,7 +138,25 @@ class DenoiserStage(Stage):
             "editing": score_edits(edits, sources, edited)[0].mean,
         }
 
-    def _draw(self, texts: list[str], sources: list[Picture] | None) -> list[Picture]:
+    def _probed(self, examples: ShardExamples, path: Path) -> dict[str, float]:
+        """The loss on the data's first records, always at the same noise, and what is made of their words."""
+        device = next(self.model.parameters()).device
+        self._to(device)
+        losses: dict[str, float] = {}
+        rows: list[Picture] = []
+        for probe in examples.probes():
+            latents, condition = examples.encoded(probe.samples, probe.edit, np.zeros(len(probe.samples), bool), device)
+            generator = torch.Generator().manual_seed(5)
+            loss = velocity_loss(self.model, self.recipe.flow, latents, condition, generator)
+            losses["edit_probe_loss" if probe.edit else "generate_probe_loss"] = float(loss)
+            sources = probe.pictures(0) if probe.edit else None
+            rows += probe.rows(self._draw(probe.texts, sources, probe.samples[0].size))
+        save_grid(path, framed(rows), columns=6)
+        return losses
+
+    def _draw(
+        self, texts: list[str], sources: list[Picture] | None, size: tuple[int, int] | None = None
+    ) -> list[Picture]:
         device = next(self.model.parameters()).device
         self._to(device)
         none = torch.zeros(len(texts), dtype=torch.bool, device=device)
@@ -137,8 +171,8 @@ class DenoiserStage(Stage):
             encoded = self.vae.encode(to_tensor(sources).to(device)).latent_dist.mode()
             reference = (encoded - config.shift_factor) * config.scaling_factor
         side = 2 ** (len(config.block_out_channels) - 1)
-        canvas = self.canvases[0]
-        shape = (len(texts), config.latent_channels, canvas.height // side, canvas.width // side)
+        width, height = size or (self.canvases[0].width, self.canvases[0].height)
+        shape = (len(texts), config.latent_channels, height // side, width // side)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(5)).to(device)
         latents = sample(self.model, self._scheduler(), noise, context, pooled, reference, _STEPS, _GUIDANCE)
         return to_pictures(self.vae.decode(latents / config.scaling_factor + config.shift_factor).sample)

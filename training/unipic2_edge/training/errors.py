@@ -36,6 +36,10 @@ class RecipeError(RequestError):
     """The recipe does not exist, does not parse, or asks for something that cannot be."""
 
 
+class DataError(RequestError):
+    """The training data that a recipe names is not there, broken, or has not the fields it should have."""
+
+
 class OutputError(RequestError):
     """The output cannot be written where it was asked for."""
 

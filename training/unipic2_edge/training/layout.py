@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,18 +167,26 @@ class CheckpointFolder:
 
     def sha256(self) -> str:
         """One hash over the names and bytes of every weight, config and tokenizer file, in sorted order."""
+        return self._sha256([*self._files(self.layout.parts), self.folder / "defaults.json"])
+
+    def parts_sha256(self, parts: Sequence[str]) -> str:
+        """The same over these parts alone."""
+        return self._sha256(self._files(parts))
+
+    def _sha256(self, paths: list[Path]) -> str:
         digest = hashlib.sha256()
         # Large chunks, so that beside a busy thread the interpreter's lock is asked for rarely.
         buffer = memoryview(bytearray(_CHUNK))
-        for path in self._files():
+        for path in _hashed(paths):
             digest.update(f"{path.relative_to(self.folder).as_posix()}\0{path.stat().st_size}\0".encode())
             with path.open("rb", buffering=0) as stream:
                 while count := stream.readinto(buffer):
                     digest.update(buffer[:count])
         return digest.hexdigest()
 
-    def _files(self) -> list[Path]:
-        found = [
-            path for part in self.layout.parts for path in sorted((self.folder / part).glob("*")) if path.is_file()
-        ]
-        return [path for path in [*found, self.folder / "defaults.json"] if path.suffix in _HASHED and path.is_file()]
+    def _files(self, parts: Sequence[str]) -> list[Path]:
+        return [path for part in parts for path in sorted((self.folder / part).glob("*"))]
+
+
+def _hashed(paths: list[Path]) -> list[Path]:
+    return [path for path in paths if path.suffix in _HASHED and path.is_file()]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
-from msgspec import Meta
 
+from .data.settings import Shards, ShardSource, problems_of_shards
 from .errors import RecipeError
 from .recipe_mistakes import explained
+from .section import Adapter as Adapter
+from .section import AtLeastOne, Count, Decay, Fraction, NotNegative, Positive, Whole
+from .section import Section as Section
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,23 +25,12 @@ Stage = Literal["autoencoder", "text", "denoiser", "vision-language", "metaquery
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
-Count = Annotated[int, Meta(ge=1)]
-Whole = Annotated[int, Meta(ge=0)]
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
-AtLeastOne = Annotated[float, Meta(ge=1)]
-Fraction = Annotated[float, Meta(ge=0, le=1)]
-Decay = Annotated[float, Meta(ge=0, lt=1)]
-
-
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Base of the recipe's tables: immutable, strict about unknown fields."""
-
-
 class Data(Section, frozen=True):
-    """What is trained on: `shapes` (drawn as needed) at these sizes, with these shares of the draws."""
+    """What is trained on: `shapes` (drawn as needed) at these sizes, or `shards`; with these shares of the draws."""
 
-    kind: Literal["shapes"] = "shapes"
+    kind: Literal["shapes", "shards"] = "shapes"
+    sources: tuple[ShardSource, ...] = ()
+    shards: Shards = Shards()
     sizes: tuple[tuple[Count, Count], ...] = ((64, 64),)  # width, height in pixels
     size_weights: tuple[Positive, ...] = (1.0,)
     edit_share: Fraction = 0.5  # of the micro-batches; each micro-batch has one task and one size
@@ -76,20 +68,6 @@ class Flow(Section, frozen=True):
     logit_mean: float = 0.0
     logit_std: Positive = 1.0
     shift: Positive = 3.0
-
-
-class Adapter(Section, frozen=True):
-    """A LoRA: y = W·x + (alpha / rank)·B·A·x on the linear layers whose names end in one of `targets`.
-
-    The defaults are those of flow_grpo for SD3.5-Medium: every projection of the attentions.
-    """
-
-    rank: Count = 32
-    alpha: Positive = 64
-    targets: tuple[str, ...] = (
-        *("to_q", "to_k", "to_v", "to_out.0"),
-        *("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
-    )
 
 
 class Talk(Section, frozen=True):
@@ -235,6 +213,7 @@ def _check(recipe: Recipe, path: Path) -> None:
             recipe.frozen_dtype != "float32" and recipe.mixed_precision == "no"
         ),
     }
+    problems |= problems_of_shards(recipe.data.kind, recipe.data.sources, recipe.data.shards)
     for problem, wrong in problems.items():
         if wrong:
             raise RecipeError(f"{path.name}: {problem}", "correct the recipe or the --set option")
