@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import logging
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from unipic2_edge.runtime import onnx_session
 from unipic2_edge.runtime.bundle import Bundle, FileEntry
 from unipic2_edge.runtime.engine import (
     STORE,
@@ -209,3 +211,24 @@ def test_a_damaged_record_is_refused(bundle: Bundle, text: str, where: Callable[
     with pytest.raises(BundleError, match="damaged") as caught:
         open_session(bundle, "text_encoder")
     assert "unipic2-edge build" in caught.value.mend
+
+
+def test_a_cuda_provider_that_does_not_load_is_said_and_not_passed_over(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime opens such a session on the processor, in silence."""
+    real, preloaded = import_onnxruntime(), list[bool]()
+    built_for_cuda = types.SimpleNamespace(
+        get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+        preload_dlls=lambda: preloaded.append(True),
+        InferenceSession=lambda model, options, providers: real.InferenceSession(model, options, providers[-1:]),
+        SessionOptions=real.SessionOptions,
+        ExecutionMode=real.ExecutionMode,
+        GraphOptimizationLevel=real.GraphOptimizationLevel,
+        __version__=real.__version__,
+    )
+    monkeypatch.setattr(onnx_session, "import_onnxruntime", lambda: built_for_cuda)
+    with pytest.raises(MissingDependencyError, match="CUDA provider does not load"):
+        onnx_session.OnnxRuntimeSession(bundle, "text_encoder", gpu=0)
+    assert preloaded == [True]
+    assert onnx_session.OnnxRuntimeSession(bundle, "text_encoder").run({"input_ids": IDS})

@@ -69,6 +69,8 @@ class OnnxRuntimeSession:
                 "see `unipic2-edge doctor`; export the checkpoint again if the bundle is from another version",
             ) from error
 
+        _check_provider(self._session, gpu)
+
     def run(self, inputs: Arrays) -> dict[str, Array]:
         """Compute the graph's outputs from its inputs (see `Session.run`)."""
         check_inputs(self.graph, inputs)
@@ -100,11 +102,26 @@ def _providers(runtime: Any, gpu: int | None) -> list[Any]:
             "this ONNX Runtime has no CUDA provider",
             'pip uninstall onnxruntime, then pip install "unipic2-edge[cuda]"',
         )
+    if hasattr(runtime, "preload_dlls"):  # CUDA's libraries lie in packages of their own, where no loader looks
+        runtime.preload_dlls()
     # Shapes change between pictures: a search for the best convolution each time would cost more than it gains.
     return [
         ("CUDAExecutionProvider", {"device_id": gpu, "cudnn_conv_algo_search": "HEURISTIC"}),
         "CPUExecutionProvider",
     ]
+
+
+def _check_provider(session: Any, gpu: int | None) -> None:
+    """Refuse a session that ONNX Runtime opened on the processor in silence because CUDA's libraries did not load.
+
+    Raises:
+        MissingDependencyError: they did not.
+    """
+    if gpu is not None and "CUDAExecutionProvider" not in session.get_providers():
+        raise MissingDependencyError(
+            "ONNX Runtime's CUDA provider does not load: CUDA, cuDNN or the driver is missing, or of another version",
+            'pip install "onnxruntime-gpu[cuda,cudnn]", whose CUDA must be one that the driver knows',
+        )
 
 
 def import_onnxruntime() -> Any:

@@ -20,7 +20,7 @@ from unipic2_edge.export.quantization.calibration import Watcher
 from unipic2_edge.export.quantization.fake import AttentionPlan, ComponentPlan
 from unipic2_edge.export.quantization.layers import LayerPlan, QuantizedLayer, plan_layers, quantize_layer
 from unipic2_edge.export.quantization.qdq import layer_shapes, quantize_graph
-from unipic2_edge.export.quantization.scaling import calibrated
+from unipic2_edge.export.quantization.scaling import calibrated, unsearched
 from unipic2_edge.export.recipes import ComponentRecipe, LayerRule
 from unipic2_edge.export.reference import TorchSession
 from unipic2_edge.runtime.bundle import TensorSpec
@@ -93,6 +93,21 @@ def _plan(spec: GraphSpec, traced: ir.Model, rule: LayerRule) -> ComponentPlan:
         weight = linear.weight.detach().T
         layers[name] = calibrated(plan, weight, watcher.layers[name]) if rule.calibrated else plan
     return ComponentPlan(layers, {})
+
+
+@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.calibrated])
+def test_a_plan_without_a_search_has_what_a_searched_one_has(name: str) -> None:
+    rows, weight = _rows(64), torch.randn(64, 32, generator=torch.Generator().manual_seed(6))
+    layer, watcher = nn.Linear(64, 32), Watcher(["one"], False, rows=96, calls=1)
+    watcher.prepare("one", layer)
+    layer(rows)
+    first = LayerPlan("one", RULES[name], torch.float32, 32 if RULES[name].weights == "int4" else None)
+    plan = unsearched(first, weight, watcher.layers["one"])
+    assert (plan.smoothing is not None) == (RULES[name].method != "max")
+    assert (plan.amax is not None) == (RULES[name].activations is not None)
+    if plan.amax is not None:  # nothing that was seen is cut off
+        seen = rows if plan.inverse is None else rows * plan.inverse
+        assert plan.amax == pytest.approx(float(seen.abs().max()))
 
 
 def _run(model: ir.Model, tokens: np.ndarray) -> np.ndarray:

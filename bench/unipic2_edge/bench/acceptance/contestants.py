@@ -76,7 +76,8 @@ def torch_steps(setting: Setting, checkpoint: Checkpoint, given: Numbers) -> dic
     device, dtype = "cpu" if setting.gpu is None else f"cuda:{setting.gpu}", large_dtype(setting)
     if setting.gpu is None and setting.threads is not None:
         torch.set_num_threads(setting.threads)
-    transformer = checkpoint.load_transformer(dtype).to(device)
+    transformer: Any = checkpoint.load_transformer(dtype)
+    transformer.to(device)
 
     def there(array: Floats) -> torch.Tensor:
         return torch.from_numpy(array).to(device, dtype)

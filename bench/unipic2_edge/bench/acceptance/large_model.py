@@ -70,7 +70,7 @@ def make_checkpoint(job: Job) -> Made:
     results = {"parameters": parameters, "bytes": amount, "layers": layers, "whole_layers": whole}
     return Made(
         results=results | {"dtype": str(dtype).removeprefix("torch.")},
-        lines=[f"{parameters / 1e9:.3f} billion parameters, {layers} layers{scaled}, {amount / 1e9:.2f} GB"],
+        lines=[f"{parameters / 1e9:.3g} billion parameters, {layers} layers{scaled}, {amount / 1e9:.3g} GB"],
     )
 
 
@@ -93,7 +93,7 @@ def export_large(job: Job) -> Made:
     size = sum(entry.bytes for entry in bundle.manifest.files.values())
     works = {workload_name(load): step_work(bundle, load) for load in setting.workloads}
     lines = [f"{size / 1e6:.1f} MB in {name}"]
-    lines += [f"{load}: {sum(work.values()) / 1e12:.3g} TFLOP a step" for load, work in works.items()]
+    lines += [f"{load}: {sum(work.values()) / 1e9:.4g} GFLOP a step" for load, work in works.items()]
     return Made(results={"recipe": name, "bytes": size, "matrix_operations": works}, lines=lines)
 
 
