@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
@@ -11,6 +12,8 @@ from unipic2_edge.runtime.picker import GPU_BACKENDS, PROCESSOR_BACKENDS
 from .ledger import Ledger
 from .process import run_in_process
 from .step import Job, Record, Setting, Step
+
+logger = logging.getLogger(__name__)
 
 ALL = "all"
 _EXTRAS = {**GPU_BACKENDS, **PROCESSOR_BACKENDS, "cuda": "rtx", "pynvml": "rtx", "torch": "export", "pytest": "dev"}
@@ -54,6 +57,7 @@ def run_steps(
             job = Job(setting=setting, step=step, found=shown, again=before is not None)
             record = run_in_process(job, limit)
         ledger.add(record)
+        logger.info("%s: %s in %.1f s %s", record.name, record.status, record.seconds, record.reason)
         done(record)
 
 

@@ -19,7 +19,7 @@ _MET = {True: "met", False: "missed", None: "not judged"}
 def acceptance(report: Stored) -> list[Content]:
     """All sections in one part, their headings as notes."""
     contents: list[Content] = []
-    for heading, content in acceptance_sections(report):
+    for heading, content in acceptance_sections(report)[:-1]:  # a document tells the settings of every report
         contents += [Note(f"{heading}.")] if heading else []
         contents.append(content)
     return contents
