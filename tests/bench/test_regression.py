@@ -23,7 +23,12 @@ def _point(scale: float, noise: float, bundle: str = "b", seed: int = 0, count: 
 
 
 def _report(*points: dict[str, Any], kind: str = "latency") -> dict[str, Any]:
-    return {"benchmark": kind, "settings": {"threads": 1}, "machine": MACHINE, "results": {"points": list(points)}}
+    return {
+        "benchmark": kind,
+        "settings": {"threads": 1},
+        "machine": MACHINE,
+        "results": {"points": list(points), "cold": {}},
+    }
 
 
 def test_twice_as_long_is_found_and_named() -> None:
@@ -86,7 +91,7 @@ def test_two_bundles_of_one_run_are_compared_pair_by_pair() -> None:
         ({"benchmark": "throughput"}, "do not compare"),
         ({"machine": {"processor": "q", "cores": 2}}, "differ in processor"),
         ({"settings": {"threads": 2}}, "differ in threads"),
-        ({"results": {"points": []}}, "no figure in common"),
+        ({"results": {"points": [], "cold": {}}}, "no figure in common"),
         ({"results": {}}, "damaged"),
     ],
 )

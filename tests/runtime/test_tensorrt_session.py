@@ -104,6 +104,15 @@ def test_what_does_not_change_is_uploaded_once(bundle: Bundle, gpu: Gpu) -> None
     np.testing.assert_array_equal(second, open_session(bundle, "denoiser", "cpu").run(inputs)["velocity"])
 
 
+def test_nothing_is_under_way_when_a_run_returns(bundle: Bundle, gpu: Gpu) -> None:
+    gpu.build(bundle)
+    session = open_session(bundle, "vae_decoder", "gpu")
+    for _ in range(3):  # the last one replays what the first recorded
+        gpu.cuda.calls.clear()
+        session.run({"latents": np.zeros((1, 2, 4, 4), np.float32)})
+        assert gpu.cuda.calls[-2:] == ["cudaMemcpyAsync", "cudaStreamSynchronize"]  # so a clock may be read now
+
+
 def test_shapes_that_repeat_are_replayed(bundle: Bundle, gpu: Gpu) -> None:
     gpu.build(bundle)
     Pipeline.load(bundle.folder).generate("a red circle", seed=3, num_inference_steps=5)

@@ -14,6 +14,7 @@ from unipic2_edge.runtime.pipeline import Pipeline
 from unipic2_edge.runtime.progress import progress
 from unipic2_edge.runtime.request import task_defaults
 
+from .latency.commands import bench_latency as bench_latency
 from .quality import (
     Settings,
     batches,
@@ -27,6 +28,7 @@ from .quality import (
 from .results import Report
 from .roofline.commands import bench_predict as bench_predict
 from .roofline.commands import bench_roofline as bench_roofline
+from .throughput.commands import bench_throughput as bench_throughput
 
 if TYPE_CHECKING:
     from unipic2_edge.training.checkpoint import Checkpoint

@@ -6,11 +6,14 @@ import argparse
 from pathlib import Path
 
 from unipic2_edge.runtime.cli import Outcome, add_common_arguments
+from unipic2_edge.runtime.errors import OutputError
 
 from .acceptance.commands import accept_outcome, add_accept
+from .latency.commands import add_latency
 from .reporting.commands import add_report, report_outcome
 from .results import Report, write_report
 from .roofline.commands import add_roofline
+from .throughput.commands import add_throughput
 
 
 def demo_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +81,8 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
     serve.add_argument("--batch", type=int, default=4)
     serve.add_argument("--slow", type=int, default=200, metavar="N", help="clients that dawdle (default: 200)")
     serve.add_argument("--threads", type=int, metavar="K", help="CPU threads (default: one per core)")
-    for kind in (quality, compare, words, startup, step, serve, engines, memory, recipes, *add_roofline(kinds)):
+    timed = (add_latency(kinds), add_throughput(kinds), *add_roofline(kinds))
+    for kind in (quality, compare, words, startup, step, serve, engines, memory, recipes, *timed):
         kind.add_argument("-o", "--output", metavar="REPORT.json", type=Path, help="write the report here as well")
         add_common_arguments(kind)
     add_report(kinds)
@@ -103,6 +107,8 @@ def bench(arguments: argparse.Namespace) -> Outcome:
         return accept_outcome(arguments)
     from . import benchmarks
 
+    if arguments.output is not None and not arguments.output.parent.is_dir():  # said now, not after the measurement
+        raise OutputError(f"{arguments.output.parent} is no folder", "make it first")
     report: Report = getattr(benchmarks, f"bench_{arguments.kind}")(arguments)
     if arguments.output is not None:
         write_report(arguments.output, report)

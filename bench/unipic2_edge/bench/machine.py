@@ -7,11 +7,18 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_LIBRARIES = ("unipic2-edge", "numpy", "onnxruntime", "openvino", "torch", "diffusers", "transformers")
+from unipic2_edge.runtime.device import find_gpus
+
+from .sensors import gpu_sensors, nvml, sensors
+
+_LIBRARIES = (
+    "unipic2-edge", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "cuda-python",
+    "torch", "diffusers", "transformers",
+)  # fmt: skip
 
 
 def machine() -> dict[str, object]:
-    """Processor, cores, memory, system, Python and library versions; no host name."""
+    """Processor, GPUs, memory, system, Python and library versions, and what the sensors say now; no host name."""
     import psutil
 
     return {
@@ -23,7 +30,19 @@ def machine() -> dict[str, object]:
         "architecture": platform.machine(),
         "python": platform.python_version(),
         "libraries": {name: found for name in _LIBRARIES if (found := _version(name))},
+        "sensors": sensors(),
+        **_gpus(),
     }
+
+
+def _gpus() -> dict[str, object]:
+    """GPUs in a line each, and their sensors; nothing where there is none."""
+    found = find_gpus()
+    if not found:
+        return {}
+    with nvml() as library:
+        told = {} if library is None else {str(gpu.index): gpu_sensors(library, gpu.index) for gpu in found}
+    return {"gpus": [gpu.describe() for gpu in found], "gpu_sensors": told}
 
 
 def _processor() -> str:

@@ -109,7 +109,7 @@ def slower_of_two(report: Report, before: str, after: str, tolerance: float) -> 
     Raises:
         RequestError: the report has no points that both bundles share.
     """
-    points = report["results"]["points"]
+    points = _measured(report)
     found = []
     for point in points:
         twin = next((p for p in points if p["bundle"] == before and _place(p) == _place(point)), None)
@@ -179,17 +179,22 @@ def _name(point: Mapping[str, Any]) -> str:
 
 
 def _latency(report: Report) -> Iterator[tuple[str, _Sample]]:
-    for point in report["results"]["points"]:
+    for point in _measured(report):
         yield _name(point), _sample(point["stages"]["total"])
         if point["task"] == "describe":
             yield f"{_name(point)}, to the first token", _sample(point["to_first_token"])
-    for bundle, found in report["results"].get("cold", {}).items():
+    for bundle, found in report["results"]["cold"].items():
         yield f"{bundle}: process start to the first picture", _sample(found["first_picture"])
 
 
 def _throughput(report: Report) -> Iterator[tuple[str, _Sample]]:
-    for point in report["results"]["points"]:
+    for point in _measured(report):
         yield _name(point), _sample(point["pictures_per_second"], rate=True)
+
+
+def _measured(report: Report) -> list[Mapping[str, Any]]:
+    """The points of a sweep that were not refused."""
+    return [point for point in report["results"]["points"] if "refused" not in point]
 
 
 def _startup(report: Report) -> Iterator[tuple[str, _Sample]]:

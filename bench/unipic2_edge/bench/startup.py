@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from unipic2_edge.runtime.errors import WorkError
@@ -17,11 +17,22 @@ _CLI = [sys.executable, "-m", "unipic2_edge.runtime.cli"]
 
 
 def measure_startup(
-    bundle: Path, runs: int, steps: int | None, done: Callable[[str], None] = lambda name: None
+    bundle: Path,
+    runs: int,
+    steps: int | None,
+    done: Callable[[str], None] = lambda name: None,
+    options: Sequence[str] = (),
 ) -> dict[str, Spread]:
     """Seconds of whole processes: a bare interpreter, `--help`, importing the runtime, and `generate` to the picture.
 
     All include Python's own start, which the first one gives by itself.
+
+    Args:
+        bundle: its folder.
+        runs: of each process.
+        steps: of the picture; None is the bundle's.
+        done: called after each process.
+        options: further ones for `generate`.
 
     Raises:
         WorkError: a process failed.
@@ -29,6 +40,7 @@ def measure_startup(
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "first.png"
         generate = [*_CLI, "generate", str(bundle), "a red circle", "-o", str(picture), "--force", "--seed", "1"]
+        generate += options
         if steps is not None:
             generate += ["--steps", str(steps)]
         commands = {

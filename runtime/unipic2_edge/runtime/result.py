@@ -45,7 +45,7 @@ class Stopwatch:
     seconds: dict[str, float] = field(default_factory=dict)
     laps: list[float] = field(default_factory=list)
     seconds_to_first_lap: float | None = None
-    _start: float = field(default_factory=time.perf_counter)
+    _start: float = field(default_factory=lambda: time.perf_counter())
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

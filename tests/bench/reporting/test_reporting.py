@@ -59,20 +59,81 @@ def test_the_index_links_what_is_there() -> None:
     assert links and all((RESULTS / link).is_file() for link in links)
 
 
-LATENCY = {"generate": {"stages": {"text": {"p50": 0.25, "p90": 0.5}, "denoise": {"p50": 2.0}, "total": {"p50": 9.0}}}}
-THROUGHPUT = {
+def _sample(value: float) -> dict[str, float]:
+    names = ("p50", "p90", "p99", "mean", "stdev", "low", "high")
+    return {name: 0.0 if name == "stdev" else value for name in names}
+
+
+def _latency_point(bundle: str, steps: int, seconds: float) -> dict[str, Any]:
+    stages = {"condition": 0.25, "denoise steps": seconds, "host": 0.0, "total": seconds + 0.25}
+    return {
+        "name": f"{bundle}, generate 64x64, {steps} steps", "bundle": bundle, "memory": None, "task": "generate",
+        "size": "64x64", "steps": steps, "guidance": 1.0, "runs": 3, "first_run": 2.0,
+        "stages": {name: _sample(value) for name, value in stages.items()},
+        "outside_graphs": _sample(0.01), "processor_seconds": _sample(1.0), "to_first_step": _sample(0.5),
+        "step": _sample(0.125),
+    }  # fmt: skip
+
+
+def _throughput_point(batch: int, at_once: int, rate: float) -> dict[str, Any]:
+    return {
+        "bundle": "b fp32",
+        "memory": None,
+        "task": "edit",
+        "size": "64x64",
+        "steps": 4,
+        "guidance": 1.0,
+        "batch": batch,
+        "concurrency": at_once,
+        "seconds_of_a_batch": _sample(1.0),
+        "pictures_per_second": {"median": rate, "low": rate, "high": rate},
+    }
+
+
+IDENTITY = {"source": "s", "recipe": "fp32"}
+LATENCY: dict[str, Any] = {
     "points": [
-        {"batch": 1, "concurrency": 1, "pictures_per_second": 3.0},
-        {"batch": 4, "concurrency": 1, "pictures_per_second": {"median": 6.0}},
-        {"batch": 4, "concurrency": 2, "pictures_per_second": 5.0},
-    ]
+        _latency_point("b fp32", 4, 2.0),
+        _latency_point("b fp32", 2, 1.0),
+        {"name": "b fp32, edit 4096x4096", "bundle": "b fp32", "task": "edit", "refused": "too large"},
+    ],
+    "loads": [{"bundle": "b fp32", "memory": None, "total": 1.5, "graphs": {"denoiser": 1.25, "vae_decoder": 0.25}}],
+    "bundles": {"b fp32": IDENTITY},
+    "cold": {},
+    "pictures": [],
+}
+THROUGHPUT: dict[str, Any] = {
+    "points": [_throughput_point(1, 1, 3.0), _throughput_point(4, 1, 6.0), _throughput_point(4, 2, 5.0)],
+    "energy": {"meters": [], "unreadable": ["no counter"], "idle_watts": {}, "failed": {}},
 }
 
 
 def test_stages_and_rates_are_found_for_the_plots() -> None:
-    reports = [_stored("latency", LATENCY), _stored("throughput", THROUGHPUT)]
-    assert latency_bars(reports) == {"one: generate": {"text": 250.0, "denoise": 2000.0}}
-    assert throughput_series(reports) == {"one": [(1.0, 3.0), (4.0, 6.0)], "one, 2 at once": [(4.0, 5.0)]}
+    latency, throughput = _stored("latency", LATENCY), _stored("throughput", THROUGHPUT, threads=2)
+    assert latency_bars([latency, throughput]) == {
+        "generate, 4 steps": {"condition": 250.0, "denoise steps": 2000.0, "host": 0.0},
+        "generate, 2 steps": {"condition": 250.0, "denoise steps": 1000.0, "host": 0.0},
+    }
+    found = throughput_series([latency, throughput], "pictures_per_second")
+    assert found == {"edit, 1 at once": [(1.0, 3.0), (4.0, 6.0)], "edit, 2 at once": [(4.0, 5.0)]}
+    assert throughput_series([throughput], "pictures_a_joule") == {}
+    text = markdown("T", "l", document([latency, throughput]))
+    assert "All of b fp32, 64x64." in text and "Not run: b fp32, edit 4096x4096: too large" in text
+    assert "Energy that cannot be read: no counter." in text and "2.00×" in text and "not readable" in text
+    assert "denoiser 1.25" in text
+    assert headline(latency) == "b fp32: generate 2.25\u00a0s (p99 2.25\u00a0s)"
+    assert headline(throughput) == "b fp32: 6.00 pictures a second at best, batch 4, 1 at once"
+
+
+def test_quality_meets_the_latency_of_the_same_settings() -> None:
+    def quality(steps: int, mean: float, **changes: object) -> Stored:
+        settings = {**IDENTITY, "steps": steps, "guidance": 1.0, "size": "64x64", **changes}
+        return _stored("quality", {"generation": {"mean": mean}}, **settings)
+
+    latency = _stored("latency", LATENCY)
+    found = quality_points([quality(4, 0.5), quality(2, 0.25), latency])
+    assert found == {"generate, 4 steps": (2.25, 50.0), "generate, 2 steps": (1.25, 25.0)}
+    assert list(quality_points([quality(4, 0.5), quality(2, 0.25, source="other"), latency])) == []
 
 
 def test_quality_meets_latency_of_the_same_bundle_on_the_same_machine_only() -> None:
@@ -129,7 +190,7 @@ def test_the_page_holds_plots_and_the_pictures_that_were_timed(
     Image.new("RGB", (2, 2), (255, 0, 0)).save(tmp_path / "red.png")
     named = {**LATENCY, "pictures": [{"file": "red.png", "text": "a <red> square"}]}
     paths = [_write(_stored("latency", named, tmp_path / "latency.json", bundle="b"))]
-    paths.append(_write(_stored("throughput", THROUGHPUT, tmp_path / "throughput.json")))
+    paths.append(_write(_stored("throughput", THROUGHPUT, tmp_path / "throughput.json", threads=2)))
     written = tmp_path / "report.html"
     assert main(["bench", "report", *map(str, paths), "-o", str(written)]) == 0, capsys.readouterr().err
     content = written.read_text(encoding="utf-8")
@@ -145,7 +206,7 @@ def test_the_page_holds_plots_and_the_pictures_that_were_timed(
 def test_markdown_goes_to_the_terminal_without_an_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = _write(_stored("latency", LATENCY, tmp_path / "latency.json"))
     assert main(["bench", "report", str(path)]) == 0
-    assert "| denoise | 2.00" in capsys.readouterr().out
+    assert "| \u2003denoise steps | 2.00" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("file", ["../secret.png", "missing.png", "words.txt"])
@@ -155,7 +216,7 @@ def test_a_picture_that_is_not_beside_its_report_is_refused(tmp_path: Path, file
     Image.new("RGB", (2, 2)).save(tmp_path / "secret.png")
     (folder / "words.txt").write_text("words", encoding="utf-8")
     with pytest.raises(RequestError, match="no picture beside it"):
-        document([_stored("latency", {"pictures": [file]}, folder / "r.json")])
+        document([_stored("latency", {**LATENCY, "pictures": [file]}, folder / "r.json")])
 
 
 def test_a_damaged_report_is_named() -> None:

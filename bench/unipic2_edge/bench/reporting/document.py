@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from ..page import Cell, Content, Note, Plot, Table, Titled
-from . import acceptance_kind, card_kinds, plots, quality_kinds, roofline_kind, speed_kinds
+from . import (
+    acceptance_kind,
+    card_kinds,
+    latency_kind,
+    plots,
+    quality_kinds,
+    roofline_kind,
+    speed_kinds,
+    throughput_kind,
+)
 from .overview import latency_bars, quality_points, throughput_series
 from .stored import Stored, damaged, picture_kind
 
@@ -16,8 +25,8 @@ _KINDS: dict[str, Callable[[Stored], list[Content]]] = {
     "accept": acceptance_kind.acceptance,
     "quality": quality_kinds.quality,
     "recipes": quality_kinds.recipes,
-    "latency": speed_kinds.latency,
-    "throughput": speed_kinds.throughput,
+    "latency": latency_kind.latency,
+    "throughput": throughput_kind.throughput,
     "compare": speed_kinds.compare,
     "words": speed_kinds.words,
     "startup": speed_kinds.startup,
@@ -27,6 +36,11 @@ _KINDS: dict[str, Callable[[Stored], list[Content]]] = {
     "predict": card_kinds.predict,
     "engines": card_kinds.engines,
     "memory": card_kinds.memory,
+}
+#: Plots over batches: the figure, the heading, the words at the axis.
+_THROUGHPUT = {
+    "throughput": ("pictures_per_second", "Throughput", "pictures a second"),
+    "energy": ("pictures_a_joule", "Energy", "pictures a joule"),
 }
 _ORDER = {name: place for place, name in enumerate(_KINDS)}
 
@@ -66,14 +80,15 @@ def _part(report: Stored) -> Part:
 def _overview(reports: Sequence[Stored]) -> list[Part]:
     """Plots over reports of several kinds, for which there are figures enough."""
     found: list[Part] = []
-    bars, series, points = latency_bars(reports), throughput_series(reports), quality_points(reports)
+    bars, points = latency_bars(reports), quality_points(reports)
     if bars:
-        caption = "The median of every stage of a run; a bar's end is their sum."
+        caption = "The median of every stage of a run; a bar's end is their sum. “Host” is what no stage explains."
         found.append(Part("Where the time goes", [Plot(plots.stacked_bars("stages", bars, "ms"), caption)]))
-    if series:
-        caption = "Pictures a second against the pictures of one batch."
-        labels = ("pictures in a batch", "pictures a second")
-        found.append(Part("Throughput", [Plot(plots.lines("throughput", series, labels), caption)]))
+    for name, (figure, heading, told) in _THROUGHPUT.items():
+        series = throughput_series(reports, figure)
+        if series:
+            plot = plots.lines(name, series, ("pictures in a batch", told))
+            found.append(Part(heading, [Plot(plot, f"{told[0].upper()}{told[1:]} against the pictures of one batch.")]))
     if len(points) > 1:
         caption = (
             "Each point is a bundle: seconds for a picture, and the share of pictures that the verifier finds right. "

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..page import Cell, Table
 from .figures import middle, percent, seconds, times
 from .markdown import table_lines
+from .points import Point, leading, measured
 from .stored import Stored, damaged
 
 NAME = "README.md"
@@ -74,6 +75,29 @@ def _quality(report: Stored) -> str:
 
 def _compare(report: Stored) -> str:
     return ", ".join(f"{task} {times(found['speedup'])} PyTorch eager" for task, found in report.results.items())
+
+
+def _latency(report: Stored) -> str:
+    found = leading(report.results["points"])
+    return ", ".join(
+        f"{point['bundle']}: {point['task']} {seconds(point['stages']['total']['p50'])} "
+        f"(p99 {seconds(point['stages']['total']['p99'])})"
+        for point in found
+        if "refused" not in point
+    )
+
+
+def _throughput(report: Stored) -> str:
+    best: dict[str, Point] = {}
+    for point in measured(report):
+        kept = best.setdefault(point["bundle"], point)
+        if middle(point["pictures_per_second"]) > middle(kept["pictures_per_second"]):
+            best[point["bundle"]] = point
+    return ", ".join(
+        f"{bundle}: {middle(point['pictures_per_second']):.2f} pictures a second at best, batch {point['batch']}, "
+        f"{point['concurrency']} at once"
+        for bundle, point in best.items()
+    )
 
 
 def _words(report: Stored) -> str:
@@ -146,6 +170,8 @@ def _accept(report: Stored) -> str:
 _HEADLINES: dict[str, Callable[[Stored], str]] = {
     "accept": _accept,
     "quality": _quality,
+    "latency": _latency,
+    "throughput": _throughput,
     "compare": _compare,
     "words": _words,
     "startup": _startup,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ..page import Tile
-from .figures import percent, seconds
+from .figures import middle, percent, seconds
+from .points import leading, measured
 from .stored import Stored, reports_of
 
-_TILES = 6
+_TILES = 8
 
 
 def lead(reports: Sequence[Stored]) -> str:
@@ -23,22 +24,54 @@ def lead(reports: Sequence[Stored]) -> str:
 
 def tiles(reports: Sequence[Stored]) -> list[Tile]:
     """Headline figures of the kinds that have one."""
-    found: list[Tile] = []
-    for report in reports_of(reports, "compare"):
-        for task, made in report.results.items():
-            ratio = made["speedup"]
-            spread = f"quartiles {ratio['low']:.2f}–{ratio['high']:.2f}"
-            found.append(Tile(f"{ratio['median']:.2f}×", f"{task}: faster than PyTorch eager", spread))
-    for report in reports_of(reports, "quality"):
-        for name, score in report.results.items():
-            if name in ("generation", "editing"):
-                low, high = score["interval_95"]
-                found.append(Tile(f"{score['mean']:.2f}", f"{name}, share right", f"95 %: {low:.2f}–{high:.2f}"))
-    for report in reports_of(reports, "startup"):
-        first = report.results.get("first_picture")
-        if first is not None:
-            found.append(Tile(seconds(first["median"]), "to the first picture", "from process start"))
-    for report in reports_of(reports, "roofline"):
-        stage = max(report.results["stages"], key=lambda stage: stage["calls"] * stage["seconds"])
-        found.append(Tile(percent(stage["mfu"]), f"of the arithmetic limit: {stage['name']}", report.label))
+    found = [tile for kind, tell in _TELL.items() for report in reports_of(reports, kind) for tile in tell(report)]
     return found[:_TILES]
+
+
+def _latency(report: Stored) -> Iterator[Tile]:
+    for point in leading(measured(report)):
+        total, steps = point["stages"]["total"], f", {point['steps']} steps" if point["steps"] else ""
+        told = f"{point['bundle']}, {point['size']}{steps}; p99 {seconds(total['p99'])}"
+        yield Tile(seconds(total["p50"]), point["task"], told)
+
+
+def _throughput(report: Stored) -> Iterator[Tile]:
+    best = max(measured(report), key=lambda point: middle(point["pictures_per_second"]), default=None)
+    if best is not None:
+        told = f"{best['bundle']}, batch {best['batch']}, {best['concurrency']} at once"
+        yield Tile(f"{middle(best['pictures_per_second']):.3g}", "pictures a second at best", told)
+
+
+def _compare(report: Stored) -> Iterator[Tile]:
+    for task, made in report.results.items():
+        ratio = made["speedup"]
+        spread = f"quartiles {ratio['low']:.2f}–{ratio['high']:.2f}"
+        yield Tile(f"{ratio['median']:.2f}×", f"{task}: faster than PyTorch eager", spread)
+
+
+def _quality(report: Stored) -> Iterator[Tile]:
+    for name, score in report.results.items():
+        if name in ("generation", "editing"):
+            low, high = score["interval_95"]
+            yield Tile(f"{score['mean']:.2f}", f"{name}, share right", f"95 %: {low:.2f}–{high:.2f}")
+
+
+def _startup(report: Stored) -> Iterator[Tile]:
+    first = report.results.get("first_picture")
+    if first is not None:
+        yield Tile(seconds(first["median"]), "to the first picture", "from process start")
+
+
+def _roofline(report: Stored) -> Iterator[Tile]:
+    stage = max(report.results["stages"], key=lambda stage: stage["calls"] * stage["seconds"])
+    yield Tile(percent(stage["mfu"]), f"of the arithmetic limit: {stage['name']}", report.label)
+
+
+_TELL: dict[str, Callable[[Stored], Iterator[Tile]]] = {
+    "latency": _latency,
+    "throughput": _throughput,
+    "compare": _compare,
+    "quality": _quality,
+    "startup": _startup,
+    "roofline": _roofline,
+}

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .figures import middle
-from .speed_kinds import stage_tables, throughput_rows
+from .latency_kind import stage_order
+from .points import measured, names
 from .stored import Stored, reports_of
-
-_RATES = ("pictures_per_second", "images_per_second", "rate")
-_WHOLE = ("total", "end_to_end", "whole")
 
 
 def latency_bars(reports: Sequence[Stored]) -> dict[str, dict[str, float]]:
     """Milliseconds of every stage by report and setting: of latency reports, else of rooflines."""
     bars: dict[str, dict[str, float]] = {}
-    for report in reports_of(reports, "latency"):
-        for label, stages in stage_tables(report.results):
-            name = f"{report.label}: {label}" if label else report.label
-            bars[name] = {stage: 1e3 * middle(found) for stage, found in stages.items() if stage not in _WHOLE}
+    found = list(reports_of(reports, "latency"))
+    for report in found:
+        points = measured(report)
+        for name, point in zip(names(points), points, strict=True):
+            label = name if len(found) == 1 else f"{report.label}: {name}"
+            stages = stage_order([point])
+            bars[label] = {stage: 1e3 * middle(point["stages"][stage]) for stage in stages}
     # Rooflines call their stages by graph: their bars would not compare with those above.
     return bars or {report.label: _roofline_bar(report.results) for report in reports_of(reports, "roofline")}
 
@@ -31,25 +32,34 @@ def _roofline_bar(results: dict[str, Any]) -> dict[str, float]:
     return {**bar, "host": 1e3 * results["host_seconds"]}
 
 
-def throughput_series(reports: Sequence[Stored]) -> dict[str, list[tuple[float, float]]]:
-    """(batch, pictures a second) by report and number of requests at once."""
+def throughput_series(reports: Sequence[Stored], figure: str) -> dict[str, list[tuple[float, float]]]:
+    """(batch, figure) by report, bundle and number of pipelines at once; of points that have the figure.
+
+    Args:
+        reports: any.
+        figure: "pictures_per_second", or "pictures_a_joule".
+    """
     series: dict[str, list[tuple[float, float]]] = {}
-    for report in reports_of(reports, "throughput"):
-        for row in throughput_rows(report.results):
-            rate = next((row[name] for name in _RATES if name in row), None)
-            if rate is not None:
-                at_once = row.get("concurrency", 1)
-                name = report.label if at_once == 1 else f"{report.label}, {at_once} at once"
-                series.setdefault(name, []).append((float(row["batch"]), middle(rate)))
+    found = list(reports_of(reports, "throughput"))
+    for report in found:
+        points = measured(report)
+        for name, point in zip(names([{**point, "batch": None} for point in points]), points, strict=True):
+            if figure in point:
+                label = name if len(found) == 1 else f"{report.label}: {name}"
+                series.setdefault(label, []).append((float(point["batch"]), middle(point[figure])))
     return series
 
 
 def quality_points(reports: Sequence[Stored]) -> dict[str, tuple[float, float]]:
-    """(seconds, right in %) of generation, by recipe: of recipe tables, and of quality reports with a comparison.
+    """(seconds, right in %) of generation, by recipe.
 
-    Seconds of one machine alone are comparable: the first machine's that has any are taken.
+    From latency and quality reports of the same bundles and settings; without two such, from recipe tables, and from
+    quality reports with a comparison. Seconds of different runs do not compare, so that they are not mixed.
     """
-    points: dict[str, tuple[float, float]] = {}
+    points = _timed_qualities(reports)
+    if len(points) > 1:
+        return points
+    points = {}
     for report in reports_of(reports, "recipes"):
         for row in report.results["rows"]:
             if row["generate_seconds"] is not None and "generate" in row["lost"]:
@@ -61,6 +71,28 @@ def quality_points(reports: Sequence[Stored]) -> dict[str, tuple[float, float]]:
             taken = timed.results["generate"]["runtime_seconds"]["median"]
             points[f"{report.settings['bundle']} {report.settings['recipe']}"] = (taken, 100 * score["mean"])
     return points
+
+
+def _timed_qualities(reports: Sequence[Stored]) -> dict[str, tuple[float, float]]:
+    """Points of the first latency report that has any: each where a quality report judges the same pictures."""
+    for report in reports_of(reports, "latency"):
+        points = [point for point in measured(report) if point["task"] == "generate" and point["memory"] is None]
+        found = {
+            name: (middle(point["stages"]["total"]), 100 * quality.results["generation"]["mean"])
+            for name, point in zip(names(points), points, strict=True)
+            for quality in reports_of(reports, "quality")
+            if _judges(quality, point, report.results["bundles"][point["bundle"]])
+        }
+        if found:
+            return found
+    return {}
+
+
+def _judges(quality: Stored, point: Mapping[str, Any], bundle: Mapping[str, Any]) -> bool:
+    """Whether a quality report is of a latency point's pictures: its scores do not depend on the machine."""
+    settings = quality.settings
+    same = all(settings.get(name) == point[name] for name in ("steps", "guidance", "size"))
+    return same and all(settings.get(name) == bundle[name] for name in ("source", "recipe"))
 
 
 def _same(one: Stored, other: Stored) -> bool:

@@ -10,7 +10,6 @@ from .figures import error, middle, seconds, spread_cells, times
 from .stored import Stored
 
 _SAMPLE = ["median", "quartiles", "least–most", "runs"]
-_PERCENTILES = ("p50", "p90", "p99", "mean", "stdev")
 
 
 def compare(report: Stored) -> list[Content]:
@@ -86,55 +85,10 @@ def _attack(found: Mapping[str, Any]) -> str:
     return f"{found['status']}, {found['grown_bytes'] / 1e6:.1f} MB more at the peak of {found['peak_bytes'] / 1e6:.0f}"
 
 
-def latency(report: Stored) -> list[Content]:
-    """Every stage's percentiles, and whatever else was timed."""
-    contents: list[Content] = []
-    for label, stages in stage_tables(report.results):
-        rows: list[list[Cell]] = [[name, *_percentiles(found)] for name, found in stages.items()]
-        contents += [Note(label)] if label else []
-        contents.append(Table(["stage", *_PERCENTILES], rows))
-    return contents + other_figures(report, without=("stages", "pictures"))
-
-
-def throughput(report: Stored) -> list[Content]:
-    """Pictures a second for every batch and number of requests at once."""
-    rows = throughput_rows(report.results)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    cells: list[list[Cell]] = [[_cell(row.get(name)) for name in names] for row in rows]
-    return [Table([name.replace("_", " ") for name in names], cells)]
-
-
-def stage_tables(results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(label, stages) of a latency report: one for all, or one for each setting of a sweep."""
-    if isinstance(results.get("stages"), Mapping):
-        yield "", results["stages"]
-    for name, value in results.items():
-        entries = value if isinstance(value, list) else [value]
-        for entry in entries:
-            if isinstance(entry, Mapping) and isinstance(entry.get("stages"), Mapping):
-                yield str(entry.get("name", name)), entry["stages"]
-
-
-def throughput_rows(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The points of a throughput report's sweep: each has a batch and a rate."""
-    lists = (value for value in results.values() if isinstance(value, list))
-    return [row for rows in lists for row in rows if isinstance(row, Mapping) and "batch" in row]
-
-
-def other_figures(report: Stored, without: tuple[str, ...] = ()) -> list[Content]:
+def other_figures(report: Stored) -> list[Content]:
     """Every figure of a report of any kind, by its place: what no other table shows is not lost."""
-    rows: list[list[Cell]] = [
-        [name, _cell(value)]
-        for name, value in _leaves({key: value for key, value in report.results.items() if key not in without})
-    ]
+    rows: list[list[Cell]] = [[name, _cell(value)] for name, value in _leaves(report.results)]
     return [Table(["figure", "value"], rows)] if rows else []
-
-
-def _percentiles(found: float | Mapping[str, Any]) -> list[str]:
-    if not isinstance(found, Mapping):
-        return [seconds(found), *([""] * (len(_PERCENTILES) - 1))]
-    rest = [seconds(found[name]) if isinstance(found.get(name), (int, float)) else "" for name in _PERCENTILES[1:]]
-    return [seconds(middle(found)), *rest]
 
 
 def _in_unit(value: float, unit: str) -> str:

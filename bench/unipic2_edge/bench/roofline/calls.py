@@ -52,16 +52,27 @@ class WorkTable:
 
 
 class RecordingPool(SessionPool):
-    """A pipeline's sessions, each call of which is timed and added to `calls`."""
+    """A pipeline's sessions, each call of which is timed and added to `calls`.
 
-    def __init__(self, bundle: Bundle, inner: SessionPool) -> None:
-        super().__init__(bundle, lambda name: _Recorded(name, inner[name], self.calls))
+    Args:
+        bundle: the pipeline's.
+        inner: its sessions.
+        shapes: whether calls know their extents; finding them takes some microseconds a call.
+    """
+
+    def __init__(self, bundle: Bundle, inner: SessionPool, shapes: bool = True) -> None:
+        super().__init__(bundle, lambda name: inner[name])
         self.calls: list[Call] = []
-        self._inner = inner
+        self._inner, self._shapes = inner, shapes
+        self._wrapped: dict[str, tuple[Session, _Recorded]] = {}
 
     def __getitem__(self, name: str) -> Session:
-        """The session, opened by the pool inside and wrapped."""
-        return _Recorded(name, self._inner[name], self.calls)
+        """The session, opened by the pool inside and wrapped; the same one as long as that stays open."""
+        session = self._inner[name]
+        known = self._wrapped.get(name)
+        if known is None or known[0] is not session:
+            known = self._wrapped[name] = session, _Recorded(name, session, self.calls, self._shapes)
+        return known[1]
 
     def open_ahead(self, names: Iterable[str]) -> None:
         """As `SessionPool.open_ahead`."""
@@ -75,15 +86,15 @@ class RecordingPool(SessionPool):
 class _Recorded:
     """A session that times its calls; what else a backend's session can do, it can."""
 
-    def __init__(self, name: str, inner: Session, calls: list[Call]) -> None:
+    def __init__(self, name: str, inner: Session, calls: list[Call], shapes: bool) -> None:
         self.graph = inner.graph
-        self._name, self._inner, self._calls = name, inner, calls
+        self._name, self._inner, self._calls, self._shapes = name, inner, calls, shapes
 
     def run(self, inputs: Arrays) -> dict[str, Array]:
         start = time.perf_counter()
         outputs = self._inner.run(inputs)
         seconds = time.perf_counter() - start
-        self._calls.append(Call(self._name, extents_of(self.graph, inputs), seconds))
+        self._calls.append(Call(self._name, extents_of(self.graph, inputs) if self._shapes else (), seconds))
         return outputs
 
     def close(self) -> None:

@@ -1,0 +1,1 @@
+"""What a report holds, as types and as one JSON schema (`bench/report.schema.json`)."""
