@@ -34,7 +34,7 @@ def latency(report: Stored) -> list[Content]:
         "percentile lies between the two slowest. Processor time is that of all threads: it "
         "tells what the clock cannot where others use the machine as well."
     )
-    contents: list[Content] = [Note(told), _whole(points)]
+    contents: list[Content] = [Note(told), _whole(points), Note(_busy(report))]
     contents += [
         Note("Where the time goes: each stage's median, and the very first run."),
         _parts(points),
@@ -42,6 +42,16 @@ def latency(report: Stored) -> list[Content]:
     contents += [Note("How it starts: fresh processes, then opening in a running one."), *_starts(report)]
     contents += [Note("Every stage with its tails:"), _tails(points)]
     return contents + [Note(f"Not run: {line}") for line in refused(report)]
+
+
+def _busy(report: Stored) -> str:
+    """How much else the machine had to do, so that nobody takes its mood for the model's."""
+    load, cores = report.machine.get("load_average", []), report.machine.get("cores", "?")
+    told = f"{load[0]:g} on {cores} cores" if load else "not readable"
+    return (
+        f"CPU threads: {report.settings.get('threads')}. The machine's load average at the end: {told}; where that is "
+        "more than a process to a core, the clock counts waiting for the others as well."
+    )
 
 
 def _whole(points: list[Point]) -> Table:

@@ -88,7 +88,13 @@ def stacked_bars(name: str, bars: Mapping[str, Mapping[str, float]], unit: str) 
             axes.barh(places, widths, left=left, height=0.6, label=part, color=PALETTE[index % len(PALETTE)])
             left = [start + width for start, width in zip(left, widths, strict=True)]
         for place, end in zip(places, left, strict=True):
-            axes.annotate(f"{end:.3g} {unit}", (end, place), (4, 0), textcoords="offset points", va="center")
+            axes.annotate(
+                f"{end:.0f} {unit}" if end >= 100 else f"{end:.3g} {unit}",
+                (end, place),
+                (4, 0),
+                textcoords="offset points",
+                va="center",
+            )
         axes.set_yticks(places, list(bars))
         axes.set_xlabel(unit)
         axes.set_xlim(0, 1.12 * max(left, default=1.0))
