@@ -60,9 +60,9 @@ class JointStage(MetaqueryStage):
     """
 
     def __init__(self, recipe: Recipe, output: Path) -> None:
-        super().__init__(recipe, output)
         if recipe.alignment.steps:
             raise RecipeError("alignment is for a frozen denoiser", "set alignment.steps = 0 in the joint stage")
+        super().__init__(recipe, output)
         if not self.checkpoint.has("conditioner"):
             raise RecipeError(
                 f"{self.checkpoint.folder} has no conditioner to go on from", "train the metaquery stage first"

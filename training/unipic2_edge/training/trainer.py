@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import set_seed
 from tqdm.auto import tqdm
 
 from .average import WeightAverage
@@ -93,7 +94,8 @@ class Trainer:
         with full_disk_told(self.output, "the last state is kept: free some space, and the same command goes on"):
             self.output.mkdir(parents=True, exist_ok=True)
             self.states.clean()
-            self.step = self.states.load()
+            set_seed(self.recipe.seed, device_specific=True)
+            self.step = self.states.load()  # which sets them as they were
             if self.step:
                 logger.info("going on from step %d", self.step)
             self.journal = Journal(self.output, self.step, self.accelerator.is_main_process)
