@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from .recipe import Recipe
 from .skeleton import without_memory
 from .text import TextEncoders
 from .transformer import KontextTransformer
+from .variants import Variants
 
 _PROMPT = 48  # tokens of a prompt around the picture's, roughly
 _ANSWER = 24
@@ -53,6 +55,7 @@ class Blueprint:
         computing: what `forward` runs.
         forward: a micro-batch's forward pass, in the dtype of the trained parts; what is returned gets gradients.
         extra_flops: what a micro-batch costs that `forward` leaves out.
+        besides: what costs time that is not counted at all.
     """
 
     trained: dict[str, nn.Module]
@@ -60,6 +63,7 @@ class Blueprint:
     computing: list[nn.Module]
     forward: Callable[[Micro], Tensor]
     extra_flops: Callable[[Micro], float] = field(default=lambda micro: 0.0)
+    besides: str = ""
 
 
 def blueprint(recipe: Recipe, dtype: torch.dtype) -> Blueprint:
@@ -75,6 +79,7 @@ def blueprint(recipe: Recipe, dtype: torch.dtype) -> Blueprint:
         "autoencoder": _autoencoder,
         "text": _text,
         "denoiser": _denoiser,
+        "distillation": _distillation,
         "vision-language": _vision_language,
         "metaquery": _metaquery,
         "metaquery-joint": _metaquery,
@@ -122,6 +127,23 @@ def _denoiser(config: KontextConfig, recipe: Recipe, dtype: torch.dtype) -> Blue
     return Blueprint({"transformer": model}, frozen, [model], forward)
 
 
+def _distillation(config: KontextConfig, recipe: Recipe, dtype: torch.dtype) -> Blueprint:
+    """One pass of the student with gradients, on the frozen teacher's weights or on a copy of them."""
+    settings = recipe.distillation
+    names = ["student", "fake"] if settings.method == "cdm" else ["student"]
+    base = KontextTransformer(**config.transformer)
+    model = Variants(base, names, None if settings.full else settings.adapter, names)
+    words = config.text_encoder["max_position_embeddings"] + config.t5_length
+
+    def forward(micro: Micro) -> Tensor:
+        told = _told(config, dtype, micro.rows, words)
+        return _velocity(partial(model, "student"), config, micro, *told, dtype)
+
+    frozen = {"vae": _vae(config), **_encoders(config, recipe)}
+    besides = "one pass of the student alone: the teacher's and rollouts' come on top"
+    return Blueprint({"variants": model}, frozen, [model], forward, besides=besides)
+
+
 def _vision_language(config: MetaqueryConfig, recipe: Recipe, dtype: torch.dtype) -> Blueprint:
     qwen = _qwen(config)
 
@@ -161,7 +183,7 @@ def _metaquery(config: MetaqueryConfig, recipe: Recipe, dtype: torch.dtype) -> B
 
 
 def _velocity(
-    model: KontextTransformer,
+    model: Callable[..., Any],
     config: KontextConfig | MetaqueryConfig,
     micro: Micro,
     context: Tensor,

@@ -65,11 +65,9 @@ def train(arguments: argparse.Namespace) -> Outcome:
     if not trainer.accelerator.is_main_process:
         return Outcome({"recipe": recipe.name, "output": str(output), "process": trainer.accelerator.process_index})
     lines = [f"{recipe.name}: {recipe.schedule.steps} steps done, in {output}"]
-    lines += [f"  {name}: {value:.4g}" for name, value in scores.items()]
-    return Outcome(
-        {"recipe": recipe.name, "output": str(output), "steps": recipe.schedule.steps, "scores": scores},
-        lines,
-    )
+    lines += [f"  {name}: {value:.4g}" for name, value in (scores | trainer.pace).items()]
+    result: dict[str, object] = {"recipe": recipe.name, "output": str(output), "steps": recipe.schedule.steps}
+    return Outcome(result | {"scores": scores, "pace": trainer.pace}, lines)
 
 
 def _dry_run(recipe: Recipe, arguments: argparse.Namespace) -> Outcome:

@@ -72,6 +72,7 @@ class DryRun:
     tflop_per_step: float
     seconds_per_step: float
     state_gb: float
+    besides: str
 
     def result(self) -> dict[str, object]:
         """For --json."""
@@ -88,6 +89,7 @@ class DryRun:
             "tflop_per_step": self.tflop_per_step,
             "seconds_per_step": self.seconds_per_step,
             "state_gb": self.state_gb,
+            "not_counted": self.besides,
         }
 
     def lines(self) -> list[str]:
@@ -142,6 +144,7 @@ class DryRun:
         hours = self.seconds_per_step * schedule.steps / 3600
         rows = self.recipe.batch_size * self.recipe.gradient_accumulation * hardware.gpus
         keep = self.recipe.logging.keep_states
+        note = [f"(operations are of {self.besides})"] if self.besides else []
         return [
             f"a step: {self.tflop_per_step:,.0f} TFLOP on {hardware.gpus} GPUs; at {hardware.mfu:.0%} of "
             f"{hardware.tflops:g} TFLOP/s each {self.seconds_per_step:.3g} s, "
@@ -149,6 +152,7 @@ class DryRun:
             f"{schedule.steps:,} steps: {hours:,.1f} h",
             f"a state on disk: {self.state_gb:.1f} GB, {keep} kept and one being written: "
             f"{(keep + 1) * self.state_gb:.1f} GB",
+            *note,
         ]
 
 
@@ -186,6 +190,7 @@ def dry_run(recipe: Recipe, hardware: Hardware) -> DryRun:
         step / 1e12,
         step / hardware.gpus / (hardware.tflops * 1e12 * hardware.mfu),
         state / _GB,
+        plan.besides,
     )
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
 from .errors import RecipeError
 
 _PLACE = re.compile(r" - at `\$\.?(?P<place>[^`]*)`$")
+_NUMBER = re.compile(r"\[[^\]]*\]")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
 _EXPECTED = re.compile(r"Expected `(?P<kind>[^`]*)`(?P<range> [<>]=? [^ ,]+)?(?P<length> of length \S+)?(?=[, ]|$)")
@@ -56,7 +57,7 @@ def explained(where: str, message: str, content: dict[str, Any], schema: type[ms
 
 def _nearest(key: str, schema: type[msgspec.Struct]) -> str:
     """The known key that was probably meant: of the same table first, then of any."""
-    keys = list(_keys(schema))
+    keys, key = list(_keys(schema)), _NUMBER.sub("[]", key)
     table, _, name = key.rpartition(".")
     beside = [each for each in keys if each.rpartition(".")[0] == table]
     near = difflib.get_close_matches(key, beside, 1, 0.6) or difflib.get_close_matches(key, keys, 1, 0.75)
@@ -71,8 +72,10 @@ def _keys(schema: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
     """Every field's dotted name, tables included."""
     for field in msgspec.structs.fields(schema):
         yield prefix + field.name
-        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+        if _is_table(field.type):
             yield from _keys(field.type, f"{prefix}{field.name}.")
+        for kind in filter(_is_table, get_args(field.type)):  # a list of tables
+            yield from _keys(kind, f"{prefix}{field.name}[].")
 
 
 def _choices(schema: type[msgspec.Struct], place: str) -> list[str]:
@@ -80,7 +83,9 @@ def _choices(schema: type[msgspec.Struct], place: str) -> list[str]:
     kind: Any = schema
     for name in place.split("."):
         fields = {field.name: field.type for field in msgspec.structs.fields(kind)} if _is_table(kind) else {}
-        kind = fields.get(name)
+        kind = fields.get(_NUMBER.sub("", name))
+        if "[" in name:
+            kind = next(iter(get_args(kind)), None)
     info = msgspec.inspect.type_info(kind) if kind is not None else None
     return [str(value) for value in info.values] if isinstance(info, msgspec.inspect.LiteralType) else []
 

@@ -69,6 +69,7 @@ class Trainer:
         self.states = RunStates(states, self.accelerator, own | {"guard": self.guard}, recipe.logging.keep_states)
         self.throughput = self._throughput()
         self.step = 0
+        self.pace: dict[str, float] = {}  # as last logged
         self._stop = False
 
     def _throughput(self) -> Throughput:
@@ -189,7 +190,7 @@ class Trainer:
     def _log(self, metrics: dict[str, float]) -> dict[str, str]:
         """Write a record; return what the progress bar shows of it."""
         averages = self.distribution.averages(metrics)
-        pace = self.throughput.report() if self.accelerator.is_main_process else {}
+        pace = self.pace = self.throughput.report() if self.accelerator.is_main_process else {}
         skipped = {"skipped": float(self.guard.skipped)} if self.guard.skipped else {}
         loss = averages["loss"]
         self.journal.write(self.step, averages | pace | skipped)

@@ -6,9 +6,13 @@ checkpoints load by key and the reference path adds no weights.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from diffusers import SD3Transformer2DModel
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 class KontextTransformer(SD3Transformer2DModel):  # type: ignore[misc]
@@ -46,7 +50,7 @@ class KontextTransformer(SD3Transformer2DModel):  # type: ignore[misc]
         context = self.context_embedder(encoder_hidden_states)
         for block in self.transformer_blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                context, tokens = self._gradient_checkpointing_func(block, tokens, context, modulation)
+                context, tokens = self._gradient_checkpointing_func(_as_now(block), tokens, context, modulation)
             else:
                 context, tokens = block(hidden_states=tokens, encoder_hidden_states=context, temb=modulation)
         velocity = self.proj_out(self.norm_out(tokens[:, -noisy:], modulation))
@@ -64,3 +68,24 @@ class KontextTransformer(SD3Transformer2DModel):  # type: ignore[misc]
         patch, channels = self.config.patch_size, self.out_channels
         grid = tokens.reshape(len(tokens), height // patch, width // patch, patch, patch, channels)
         return grid.permute(0, 5, 1, 3, 2, 4).reshape(len(tokens), channels, height, width)
+
+
+def _as_now(block: Callable[..., Any]) -> Callable[..., Any]:
+    """A block that takes the attention kernels allowed now, also when the backward pass runs it again.
+
+    Other kernels keep other tensors, and checkpointing would refuse them.
+    """
+    cuda = torch.backends.cuda
+    allowed = {
+        SDPBackend.FLASH_ATTENTION: cuda.flash_sdp_enabled(),
+        SDPBackend.EFFICIENT_ATTENTION: cuda.mem_efficient_sdp_enabled(),
+        SDPBackend.MATH: cuda.math_sdp_enabled(),
+        SDPBackend.CUDNN_ATTENTION: cuda.cudnn_sdp_enabled(),
+    }
+    backends = [backend for backend, enabled in allowed.items() if enabled]
+
+    def run(*inputs: Any) -> Any:
+        with sdpa_kernel(backends):
+            return block(*inputs)
+
+    return run
