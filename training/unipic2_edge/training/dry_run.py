@@ -224,11 +224,13 @@ def _micros(recipe: Recipe) -> dict[Micro, float]:
     data = recipe.data
     edits = {"autoencoder": 0.0, "text": 0.0}.get(recipe.stage, data.edit_share)
     made: dict[Micro, float] = {}
-    for (width, height), weight in zip(data.sizes, data.size_weights, strict=True):
+    side = data.shards.side if data.kind == "shards" else 0  # whose buckets have about as many pixels each
+    sizes = {(side, side): 1.0} if side else dict(zip(data.sizes, data.size_weights, strict=True))
+    for (width, height), weight in sizes.items():
         for edit, share in ((False, 1 - edits), (True, edits)):
             micro = Micro(recipe.batch_size, max(width, height), min(width, height), edit)
             if share:
-                made[micro] = made.get(micro, 0.0) + share * weight / sum(data.size_weights)
+                made[micro] = made.get(micro, 0.0) + share * weight / sum(sizes.values())
     return made
 
 

@@ -75,7 +75,7 @@ def _as_now(block: Callable[..., Any]) -> Callable[..., Any]:
 
     Other kernels keep other tensors, and checkpointing would refuse them.
     """
-    cuda = torch.backends.cuda
+    cuda: Any = torch.backends.cuda
     allowed = {
         SDPBackend.FLASH_ATTENTION: cuda.flash_sdp_enabled(),
         SDPBackend.EFFICIENT_ATTENTION: cuda.mem_efficient_sdp_enabled(),
