@@ -148,7 +148,7 @@ def test_the_page_of_a_card_shows_goals_troubles_and_ratios(tmp_path: Path) -> N
     (report,) = read_reports([ledger.path])
     headings = [heading for heading, _ in acceptance_sections(report) if heading]
     assert headings == [
-        "What did not pass", "Goals", "A denoising step of the large model", "Memory on the GPU", "Every step",
+        "What did not pass", "Goals", "A denoising step of unipic2-sd3.5m-kontext", "Memory on the GPU", "Every step",
     ]  # fmt: skip
     assert [tile.value for tile in acceptance_tiles(report)] == ["3 of 5", "2 of 3", "2.50×"]
     _write_page(ledger, tmp_path / "accept.html")

@@ -70,7 +70,7 @@ def make_checkpoint(job: Job) -> Made:
     results = {"parameters": parameters, "bytes": amount, "layers": layers, "whole_layers": whole}
     return Made(
         results=results | {"dtype": str(dtype).removeprefix("torch.")},
-        lines=[f"{parameters / 1e9:.3g} billion parameters, {layers} layers{scaled}, {amount / 1e9:.3g} GB"],
+        lines=[f"{parameters / 1e6:.4g} million parameters, {layers} layers{scaled}, {amount / 1e9:.3g} GB"],
     )
 
 

@@ -62,7 +62,7 @@ def acceptance_sections(report: Stored) -> list[Section]:
     sections = [
         *_named("What did not pass", _troubles(report)),
         *_named("Goals", _goals(report)),
-        *_named("A denoising step of the large model", _denoiser(report)),
+        *_named(f"A denoising step of {report.settings['model']}", _denoiser(report)),
         *_named("Agreement with PyTorch", _agreement(report)),
         *_named("Pictures and answers, end to end", _pictures(report)),
         *_named("The device's limits", _limits(report)),
@@ -130,7 +130,7 @@ def _denoiser(report: Stored) -> Iterator[Content]:
         made = weights[0]
         part = "" if made["layers"] == made["whole_layers"] else f" of {made['whole_layers']}"
         yield Note(
-            f"Random weights, {made['parameters'] / 1e9:.3g} billion parameters in {made['layers']}{part} layers; "
+            f"Random weights, {made['parameters'] / 1e6:.4g} million parameters in {made['layers']}{part} layers; "
             f"PyTorch in {made['dtype']}. One step is one call with both branches of guidance. Every row of an engine "
             "was taken in turns with PyTorch in one process, and its ratios are of that run; quartiles in brackets. "
             "An engine's seconds hold its share of the modulation, which it computes once for all steps."
@@ -266,6 +266,7 @@ def _machine(report: Stored) -> Iterator[Content]:
             ["processor", f"{machine.get('processor')}, {machine.get('cores')} cores"],
             ["system", system],
             ["memory", f"{machine.get('memory_gib')} GiB"],
+            ["load average", _text(machine.get("load_average", "unknown"))],
         ]
         yield Table(["", "here"], [*own, *rows])
 
