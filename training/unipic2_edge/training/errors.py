@@ -50,3 +50,7 @@ class WorkError(UserError):
 
 class InterruptedWorkError(WorkError):
     """The user stopped the work; what was finished is kept and nothing is half-written."""
+
+
+class SuspendedWorkError(WorkError):
+    """Something that the work needs is gone for now; the training loop saves its state before it passes this on."""

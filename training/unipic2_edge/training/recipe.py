@@ -11,6 +11,7 @@ import msgspec
 from .data.settings import Shards, ShardSource, problems_of_shards
 from .errors import RecipeError
 from .recipe_mistakes import explained
+from .reinforcement.settings import Reinforce, problems_of
 from .section import Adapter as Adapter
 from .section import AtLeastOne, Count, Decay, Fraction, NotNegative, Positive, Whole
 from .section import Section as Section
@@ -20,7 +21,16 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-Stage = Literal["autoencoder", "text", "denoiser", "vision-language", "metaquery", "distillation", "metaquery-joint"]
+Stage = Literal[
+    "autoencoder",
+    "text",
+    "denoiser",
+    "vision-language",
+    "metaquery",
+    "metaquery-joint",
+    "distillation",
+    "reinforce",
+]
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -151,6 +161,7 @@ class Recipe(Section, frozen=True):
     talk: Talk = Talk()
     alignment: Alignment = Alignment()
     distillation: Distillation = Distillation()
+    reinforce: Reinforce = Reinforce()
     logging: Logging = Logging()
     guard: Guard = Guard()
 
@@ -214,6 +225,7 @@ def _check(recipe: Recipe, path: Path) -> None:
         ),
     }
     problems |= problems_of_shards(recipe.data.kind, recipe.data.sources, recipe.data.shards)
+    problems |= problems_of(recipe.reinforce)
     for problem, wrong in problems.items():
         if wrong:
             raise RecipeError(f"{path.name}: {problem}", "correct the recipe or the --set option")

@@ -34,6 +34,10 @@ def make_stage(recipe: Recipe, output: Path) -> Stage:
         from .metaquery_joint import JointStage
 
         return JointStage(recipe, output)
+    if recipe.stage == "reinforce":
+        from .reinforcement.stage import ReinforceStage
+
+        return ReinforceStage(recipe)
     from .denoiser import DenoiserStage
 
     return DenoiserStage(recipe, output)

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from .average import WeightAverage
 from .distribution import Distribution
-from .errors import InterruptedWorkError, WorkError
+from .errors import InterruptedWorkError, SuspendedWorkError, WorkError
 from .folders import full_disk_told
 from .guard import StepGuard
 from .journal import FINISHED, Journal
@@ -89,6 +89,7 @@ class Trainer:
 
         Raises:
             InterruptedWorkError: SIGINT or SIGTERM came; the state was saved first.
+            SuspendedWorkError: the stage cannot go on for now; the state was saved first.
             WorkError: loss or gradients became NaN or infinite, or the disk is full; the last state is kept.
             CheckpointError: the newest state cannot be loaded.
         """
@@ -108,7 +109,11 @@ class Trainer:
 
     def _run(self) -> dict[str, float]:
         with self._interruptible():
-            self._loop()
+            try:
+                self._loop()
+            except SuspendedWorkError:
+                self.states.save(self.step)
+                raise
             self.states.save(self.step)
         if self.step < self.recipe.schedule.steps:
             raise InterruptedWorkError(

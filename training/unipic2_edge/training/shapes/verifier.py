@@ -7,7 +7,7 @@ and must explain the picture, so that blur, noise and debris are refused.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 import numpy as np
@@ -75,10 +75,10 @@ def read(picture: Picture) -> Reading:
     pixels = picture.astype(np.float32)
     border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
     ground = np.median(border, axis=0)
-    background = _nearest(ground, BACKGROUNDS)
+    background = nearest(ground, BACKGROUNDS)
     if background is None:
         return Reading(canvas, None, (), "the background has none of the three colours")
-    foreground = _distance(pixels, ground) > FOREGROUND_DISTANCE
+    foreground = distance(pixels, ground) > FOREGROUND_DISTANCE
     labels = np.asarray(ndimage.label(foreground, np.ones((3, 3)))[0])
     objects: list[Seen] = []
     debris = 0
@@ -95,17 +95,19 @@ def read(picture: Picture) -> Reading:
     reading = Reading(canvas, background, tuple(objects))
     if debris > MAX_DEBRIS:
         return Reading(canvas, background, tuple(objects), f"{debris} stray pixels")
-    residual = float(np.abs(pixels - _draw(reading)).mean())
+    residual = float(np.abs(pixels - draw(reading)).mean())
     if residual > MAX_RESIDUAL:
         return Reading(canvas, background, tuple(objects), f"blurred or noisy (residual {residual:.1f})")
     return reading
 
 
-def _distance(pixels: Floats, color: Floats) -> Floats:
+def distance(pixels: Floats, color: Floats) -> Floats:
+    """Euclidean, in RGB, pixel by pixel."""
     return np.asarray(np.sqrt(((pixels - color) ** 2).sum(-1)), dtype=np.float32)
 
 
-def _nearest(color: Floats, palette: dict[str, tuple[int, int, int]]) -> str | None:
+def nearest(color: Floats, palette: dict[str, tuple[int, int, int]]) -> str | None:
+    """The palette's nearest entry, if it is near enough."""
     distances = {name: float(np.linalg.norm(color - np.asarray(entry))) for name, entry in palette.items()}
     best = min(distances, key=lambda name: distances[name])
     return best if distances[best] <= COLOR_DISTANCE else None
@@ -115,21 +117,11 @@ def _read_object(
     pixels: Floats, mask: NDArray[np.bool_], window: tuple[slice, slice], ground: Floats, canvas: Canvas
 ) -> Seen | str:
     """One component as a shape of the world, or the reason why it is none."""
-    inside = ndimage.binary_erosion(mask[window])
-    measured = np.median(pixels[window][inside if inside.any() else mask[window]], axis=0)
-    color = _nearest(measured, COLORS)
+    measured, fits = fitted(pixels, mask, window, ground)
+    color = nearest(measured, COLORS)
     if color is None:
         return "an object has none of the seven colours"
-    pad = 2
-    rows = slice(max(0, window[0].start - pad), window[0].stop + pad)
-    columns = slice(max(0, window[1].start - pad), window[1].stop + pad)
-    span = measured - ground
-    near = ndimage.binary_dilation(mask[rows, columns], iterations=2)
-    alpha = np.clip((pixels[rows, columns] - ground) @ span / float(span @ span), 0.0, 1.0) * near  # [h, w]
-    seen = max(
-        (_fit(shape, color, alpha, columns.start, rows.start) for shape in SHAPES),
-        key=lambda fit: fit.overlap,
-    )
+    seen = replace(max(fits, key=lambda one: one.overlap), color=color)
     if seen.overlap < MIN_OVERLAP:
         return f"an object has none of the five shapes (nearest: {seen.shape}, overlap {seen.overlap:.2f})"
     low, high = (RADIUS[0] - RADIUS_SLACK) * canvas.scale, (RADIUS[1] + RADIUS_SLACK) * canvas.scale
@@ -138,7 +130,22 @@ def _read_object(
     return seen
 
 
-def _fit(shape: str, color: str, alpha: Floats, left: int, top: int) -> Seen:
+def fitted(
+    pixels: Floats, mask: NDArray[np.bool_], window: tuple[slice, slice], ground: Floats
+) -> tuple[Floats, list[Seen]]:
+    """One component's median colour [3], and each shape where it lies over it best, colours left open."""
+    inside = ndimage.binary_erosion(mask[window])
+    measured = np.asarray(np.median(pixels[window][inside if inside.any() else mask[window]], axis=0), np.float32)
+    pad = 2
+    rows = slice(max(0, window[0].start - pad), window[0].stop + pad)
+    columns = slice(max(0, window[1].start - pad), window[1].stop + pad)
+    span = measured - ground
+    near = ndimage.binary_dilation(mask[rows, columns], iterations=2)
+    alpha = np.clip((pixels[rows, columns] - ground) @ span / float(span @ span), 0.0, 1.0) * near  # [h, w]
+    return measured, [_fit(shape, alpha, columns.start, rows.start) for shape in SHAPES]
+
+
+def _fit(shape: str, alpha: Floats, left: int, top: int) -> Seen:
     """Place a template by the soft extent of `alpha`, then search its neighbourhood for the best overlap."""
     across, down = alpha.max(axis=0), alpha.max(axis=1)
     width, height = float(across.sum()), float(down.sum())
@@ -155,10 +162,10 @@ def _fit(shape: str, color: str, alpha: Floats, left: int, top: int) -> Seen:
     drawn = coverage(shape, dx, dy, rs[:, None, None])  # [27, h, w]
     overlaps = np.minimum(drawn, alpha).sum((1, 2)) / np.maximum(drawn, alpha).sum((1, 2))
     best = int(overlaps.argmax())
-    return Seen(shape, color, left + float(xs[best]), top + float(ys[best]), float(rs[best]), float(overlaps[best]))
+    return Seen(shape, "", left + float(xs[best]), top + float(ys[best]), float(rs[best]), float(overlaps[best]))
 
 
-def _draw(reading: Reading) -> Floats:
+def draw(reading: Reading) -> Floats:
     """The reading as a picture [H, W, 3] of floats, in palette colours."""
     canvas = reading.canvas
     picture = np.empty((canvas.height, canvas.width, 3), np.float32)
@@ -191,7 +198,7 @@ def _satisfies(seen: tuple[Seen, ...], caption: Caption, canvas: Canvas) -> bool
         return False
     if caption.relation is None:
         return True
-    return holds(caption.relation, (seen[0].x, seen[0].y), (seen[1].x, seen[1].y), _step(canvas))
+    return holds(caption.relation, (seen[0].x, seen[0].y), (seen[1].x, seen[1].y), grid_step(canvas))
 
 
 def _is(seen: Seen, wanted: Wanted, canvas: Canvas) -> bool:
@@ -200,7 +207,8 @@ def _is(seen: Seen, wanted: Wanted, canvas: Canvas) -> bool:
     return sized and seen.shape == wanted.shape and wanted.color in (None, seen.color)
 
 
-def _step(canvas: Canvas) -> tuple[float, float]:
+def grid_step(canvas: Canvas) -> tuple[float, float]:
+    """Width and height of a grid cell, in pixels."""
     return canvas.width / GRID, canvas.height / GRID
 
 
@@ -221,7 +229,7 @@ def judge_edit(picture: Picture, source: Picture, edit: Edit) -> Verdict:
         if match is None:
             return Verdict(False, f"no {thing.color} {thing.shape} where it belongs")
         left.remove(match)
-    changed = _kept_difference(picture, source, edit, reading)
+    changed = kept_difference(picture, source, edit, reading)
     if changed > KEPT_DIFFERENCE:
         return Verdict(False, f"what should be kept changed (mean difference {changed:.1f})")
     return Verdict(True)
@@ -232,7 +240,7 @@ def _stands_for(seen: Seen, thing: Object, edit: Edit) -> bool:
     if (seen.shape, seen.color) != (thing.shape, thing.color):
         return False
     canvas = edit.target.canvas
-    step = _step(canvas)
+    step = grid_step(canvas)
     if thing in edit.added and edit.anchor is not None and edit.relation is not None:
         x, y, _ = edit.anchor.placed(canvas)
         return holds(edit.relation, (seen.x, seen.y), (x, y), step)
@@ -240,7 +248,7 @@ def _stands_for(seen: Seen, thing: Object, edit: Edit) -> bool:
     return abs(seen.x - x) < step[0] / 2 and abs(seen.y - y) < step[1] / 2
 
 
-def _kept_difference(picture: Picture, source: Picture, edit: Edit, reading: Reading) -> float:
+def kept_difference(picture: Picture, source: Picture, edit: Edit, reading: Reading) -> float:
     """Mean absolute difference where nothing may change: the largest of the ground's and each kept object's.
 
     Averaging over the whole picture would hide a changed object behind a large background.
@@ -255,7 +263,7 @@ def _kept_difference(picture: Picture, source: Picture, edit: Edit, reading: Rea
     regions = [_discs([place], canvas, margin=0.0) & free for place in kept]
     if edit.kind == "background":  # only what is surely inside an object is kept
         pixels = source.astype(np.float32)
-        inside = _distance(pixels, np.asarray(BACKGROUNDS[edit.source.background], np.float32)) > FOREGROUND_DISTANCE
+        inside = distance(pixels, np.asarray(BACKGROUNDS[edit.source.background], np.float32)) > FOREGROUND_DISTANCE
         core: NDArray[np.bool_] = np.asarray(ndimage.binary_erosion(inside), dtype=bool)
         regions = [region & core for region in regions]
     else:

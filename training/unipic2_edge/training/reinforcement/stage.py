@@ -1,0 +1,170 @@
+"""The reinforce stage: the denoiser of a checkpoint learns online from rewards, in editing, generation or both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+from torch.nn.attention import sdpa_kernel
+
+from ..checkpoint import Checkpoint, save_checkpoint
+from ..flow import attention_backends
+from ..grids import save_grid
+from ..recipe import Recipe
+from ..rewards.raters import Raters
+from ..rewards.registry import make_reward
+from ..rewards.reward import rated
+from ..shapes.scene import Canvas
+from ..stage import Stage, Stateful
+from ..variants import Variants
+from .algorithm import POLICY, Algorithm, Items
+from .diffusion_nft import DiffusionNft
+from .episodes import Director, Drawn, Studio
+from .flow_grpo import FlowGrpo
+from .memory import Memory
+from .prompts import make_prompts
+from .settings import Reinforce
+
+_SHOWN = 32  # pictures of each task in a sample grid
+
+
+def make_algorithm(settings: Reinforce) -> Algorithm:
+    """The recipe's."""
+    return FlowGrpo(settings) if settings.algorithm == "flow-grpo" else DiffusionNft(settings)
+
+
+class ReinforceStage(Stage):
+    """Draws an episode every `updates` steps and learns from it until the next.
+
+    `recipe.init` names a whole checkpoint; the second of two stages starts from the first one's.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.settings = recipe, recipe.reinforce
+        self.checkpoint = Checkpoint.open(Path(recipe.init or ""), partial=True)
+        self.prompts = make_prompts(self.settings)
+        self.reward = make_reward(self.settings.rewards)
+        self.algorithm = make_algorithm(self.settings)
+        raters = Raters(
+            self.reward, self.settings.reward_workers, self.settings.reward_timeout, self.settings.reward_retries
+        )
+        self.studio = Studio(self.checkpoint)
+        self.director = Director(self.settings, self.studio, raters, self.algorithm, recipe.batch_size)
+        torch.manual_seed(recipe.seed)
+        self.model: nn.Module = self._variants()
+        self.canvases = [Canvas(*size) for size in recipe.data.sizes]
+        self.memory = Memory()
+        self._updated = 0.0
+
+    def _variants(self) -> Variants:
+        adapter = self.settings.lora if self.settings.weights == "lora" else None
+        variants = Variants(self.checkpoint.load_transformer(), self.algorithm.variants, adapter, [POLICY])
+        if self.recipe.gradient_checkpointing:
+            variants.enable_gradient_checkpointing()
+        if self.recipe.compile:
+            variants.compile_blocks()
+        return variants
+
+    def losses(self, step: int, device: torch.device) -> Iterator[tuple[Tensor, dict[str, float]]]:
+        """The algorithm's loss on one share of the episode's items each."""
+        settings, accumulation = self.settings, self.recipe.gradient_accumulation
+        number, update = divmod(step, settings.updates)
+        if self.memory.number != number:
+            self.memory.put(number, self._episode(number, device))
+        drawn = self.memory.drawn(device)
+        rank = PartialState().process_index
+        generator = torch.Generator().manual_seed(_seed(self.recipe.seed, number, rank, 1))
+        items = self.algorithm.items(drawn.episode, generator)
+        order = torch.randperm(len(items.pictures), generator=generator)
+        shares = order.tensor_split(settings.updates * accumulation)
+        started = time.perf_counter()
+        for micro in range(accumulation):
+            index = update * accumulation + micro
+            generator = torch.Generator().manual_seed(_seed(self.recipe.seed, number, rank, 2 + index))
+            share = Items(items.pictures[shares[index]], items.places[shares[index]])
+            with sdpa_kernel(attention_backends(device)):
+                loss, metrics = self.algorithm.loss(self.model, drawn.episode, share, generator)
+                yield loss, drawn.metrics | metrics | {"seconds_updating": self._updated}
+        self._updated = time.perf_counter() - started
+
+    def _episode(self, number: int, device: torch.device) -> Drawn:
+        self.studio.to(device)
+        rank = PartialState().process_index
+        share = self.settings.edit_share
+        edit = int((number + 1) * share) > int(number * share)
+        rng = np.random.default_rng([self.recipe.seed, number, rank])
+        weights = np.asarray(self.recipe.data.size_weights)
+        canvas = self.canvases[int(rng.choice(len(self.canvases), p=weights / weights.sum()))]
+        asked = self.prompts.training(rng, self.settings.groups, edit, canvas)
+        generator = torch.Generator().manual_seed(_seed(self.recipe.seed, number, rank, 0))
+        return self.director.episode(self.model, asked, canvas, generator)
+
+    def after_step(self, step: int) -> None:
+        """Whatever the algorithm does between episodes."""
+        number, update = divmod(step, self.settings.updates)
+        if update == self.settings.updates - 1:
+            self.algorithm.after_episode(_plain(self.model), number)
+            self.memory.forget()
+
+    def stateful(self) -> Sequence[Stateful]:
+        """The episode that is being learned from: its pictures were drawn with weights that are no more."""
+        return (self.memory,)
+
+    def samples(self, folder: Path, step: int) -> dict[str, float]:
+        """Answer the evaluation's requests with the deployed settings; mean rewards, and strict scores of shapes."""
+        canvas, settings = self.canvases[0], self.settings
+        self.studio.to(next(self.model.parameters()).device)
+        scores: dict[str, float] = {}
+        shown = []
+        for edit, task in ((False, "generation"), (True, "editing")):
+            asked = self.prompts.evaluation(settings.evaluated, edit, canvas)
+            if not asked:
+                continue
+            start = self.studio.start(len(asked), canvas, torch.Generator().manual_seed(5))
+            model = _Bound(self.model)
+            made = self.studio.draw(model, asked, start, settings.deployed, self.recipe.batch_size)
+            ratings = rated(self.reward, asked, made)
+            scores[f"{task}_reward"] = sum(rating.value for rating in ratings) / len(ratings)
+            if all("right" in rating.parts for rating in ratings):
+                scores[task] = sum(rating.parts["right"] for rating in ratings) / len(ratings)
+            for request, picture in list(zip(asked, made, strict=True))[:_SHOWN]:
+                shown += [picture] if request.source is None else [request.source, picture]
+        if shown:
+            save_grid(folder / f"step-{step:07d}.png", shown)
+        return scores
+
+    def finish(self, output: Path) -> None:
+        """Write the whole checkpoint, LoRA merged, to `<output>/checkpoint`; its defaults are the deployed settings."""
+        canvas, deployed = self.canvases[0], self.settings.deployed
+        made = {"num_inference_steps": deployed.steps, "guidance_scale": deployed.guidance}
+        common: dict[str, Any] = {"height": canvas.height, "width": canvas.width}
+        before = self.checkpoint.defaults()
+        defaults = {task: common | before.get(task, {}) | made for task in ("generate", "edit")}
+        transformer = _plain(self.model).merged(POLICY)
+        save_checkpoint(output / "checkpoint", self.checkpoint, defaults, replace=True, transformer=transformer)
+
+
+class _Bound:
+    """The policy with a denoiser's own arguments."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self.model(POLICY, *arguments, **options)
+
+
+def _plain(model: Any) -> Variants:
+    """The variants themselves, out of what accelerate may have wrapped around them."""
+    variants: Variants = getattr(model, "module", model)
+    return variants
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
