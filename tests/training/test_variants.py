@@ -154,6 +154,7 @@ def test_a_target_that_is_not_there_is_named() -> None:
         Variants(_base(), ["new"], Adapter(targets=("to_q", "to_quary")), ["new"])
 
 
+@pytest.mark.slow
 def test_compiled_blocks_tell_the_variants_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="eager"))
     variants = Variants(_base(), ["new", "old"], Adapter(rank=4), ["new"])

@@ -161,7 +161,8 @@ class Director:
         gained = advantages(values, settings.group_size, settings.clip_advantage)
         episode = Episode(told, _joined(parts, steps), sigmas, gained)
         equal = equal_groups(values, settings.group_size)
-        return Drawn(episode, _report(ratings, asked[0].source is not None) | {"equal_groups": equal} | clock.laps)
+        report = _report(ratings, asked[0].source is not None)
+        return Drawn(episode, {**report, "equal_groups": equal, **clock.laps})
 
 
 def _collected(pending: Sequence[Pending], device: torch.device) -> list[Rating]:

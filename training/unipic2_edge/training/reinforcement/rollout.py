@@ -34,14 +34,14 @@ class Move:
 
 
 def move(noise: Noise, latents: Tensor, velocity: Tensor, sigma: Tensor, following: Tensor, largest: float) -> Move:
-    """One step from noise level `sigma` to `following`, each [B]; all in float32.
+    """One step from noise level `sigma` to `following`, each [B]; in float32, or in float64 if the latents are.
 
     SDE: std = a·√(s/(1−s)), mean = x·(1 + std²/(2s)·dt) + v·(1 + std²(1−s)/(2s))·dt with dt = s' − s, and the step's
     deviation is std·√−dt. At s = 1, where std has a pole, its 1 − s is that of the level after (`largest` < 1).
     CPS: std = s'·sin(aπ/2), x0 = x − s·v, x1 = x + (1 − s)·v, mean = x0·(1 − s') + x1·√(s'² − std²).
     """
-    s, after = (level.float()[:, None, None, None] for level in (sigma, following))
-    x, v = latents.float(), velocity.float()
+    x, v = (latents.float(), velocity.float()) if latents.dtype != torch.float64 else (latents, velocity.double())
+    s, after = (level.to(x.dtype)[:, None, None, None] for level in (sigma, following))
     if noise.kind == "cps":
         std = after * math.sin(noise.level * math.pi / 2)
         clean, pure = x - s * v, x + (1 - s) * v
