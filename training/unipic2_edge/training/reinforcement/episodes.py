@@ -21,6 +21,7 @@ from ..flow import Condition, attention_backends, sample
 from ..rewards.raters import Pending, Raters
 from ..rewards.reward import Asked, Picture, Rating
 from ..shapes.scene import Canvas
+from ..share import WHOLE, Share
 from .algorithm import Algorithm, Episode, Told, advantages, equal_groups, velocity
 from .rollout import Trajectory, noisy_steps, roll_out
 from .settings import Deployed, Reinforce
@@ -31,11 +32,12 @@ class Studio:
 
     Args:
         checkpoint: a whole one.
+        dtype: of the text encoders.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> None:
         self.vae = checkpoint.load_vae().requires_grad_(False)
-        self.conditioner = checkpoint.load_conditioner().requires_grad_(False)
+        self.conditioner = checkpoint.load_conditioner(dtype).requires_grad_(False)
         self.tokenize = checkpoint.tokenizers()
         self.scheduler = checkpoint.load_scheduler()
 
@@ -50,11 +52,11 @@ class Studio:
         self.scheduler.set_timesteps(steps)
         return tuple(float(sigma) for sigma in self.scheduler.sigmas)
 
-    def start(self, count: int, canvas: Canvas, generator: torch.Generator) -> Tensor:
-        """Pure noise [count, C, h, w]."""
+    def start(self, count: int, canvas: Canvas, generator: torch.Generator, share: Share = WHOLE) -> Tensor:
+        """Pure noise [count, C, h, w], this process's rows."""
         side = 2 ** (len(self.vae.config.block_out_channels) - 1)
         shape = (count, self.vae.config.latent_channels, canvas.height // side, canvas.width // side)
-        return torch.randn(shape, generator=generator).to(self.vae.device)
+        return share.noise(shape, generator).to(self.vae.device)
 
     @torch.no_grad()
     def told(self, asked: Sequence[Asked], guidance: float) -> Told:
@@ -129,8 +131,15 @@ class Director:
         self.settings, self.studio, self.raters = settings, studio, raters
         self.algorithm, self.at_once = algorithm, at_once
 
-    def episode(self, model: nn.Module, asked: Sequence[Asked], canvas: Canvas, generator: torch.Generator) -> Drawn:
+    def episode(self, model: nn.Module, asked: Sequence[Asked], canvas: Canvas, seed: int, share: Share) -> Drawn:
         """Draw, rate and compare the groups of these requests; batches are rated while the next ones are drawn.
+
+        Args:
+            model: the variants.
+            asked: one task's requests, this process's share of them.
+            canvas: of the pictures.
+            seed: the same in all processes.
+            share: which of them this is.
 
         Raises:
             SuspendedWorkError: the reward is dead, here or in another process.
@@ -140,8 +149,10 @@ class Director:
         told = self.studio.told(asked, settings.guidance)
         sigmas = self.studio.sigmas(settings.steps)
         count = len(asked) * settings.group_size
-        start = self.studio.start(count, canvas, generator)
-        steps = noisy_steps(self.algorithm.noise, settings.steps, generator)
+        common = torch.Generator().manual_seed(seed)
+        steps = noisy_steps(self.algorithm.noise, settings.steps, common)
+        start = self.studio.start(count, canvas, common, share)
+        generator = torch.Generator().manual_seed(seed + 1 + share.rank)
         pictures = torch.arange(count)
         clock.lap("seconds_preparing")
         parts: list[Trajectory] = []

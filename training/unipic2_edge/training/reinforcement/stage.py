@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 from torch.nn.attention import sdpa_kernel
 
 from ..checkpoint import Checkpoint, save_checkpoint
+from ..errors import RecipeError
 from ..flow import attention_backends
 from ..grids import save_grid
 from ..recipe import Recipe
@@ -54,13 +54,29 @@ class ReinforceStage(Stage):
         raters = Raters(
             self.reward, self.settings.reward_workers, self.settings.reward_timeout, self.settings.reward_retries
         )
-        self.studio = Studio(self.checkpoint)
+        self.studio = Studio(self.checkpoint, getattr(torch, recipe.frozen_dtype))
         self.director = Director(self.settings, self.studio, raters, self.algorithm, recipe.batch_size)
         torch.manual_seed(recipe.seed)
         self.model: nn.Module = self._variants()
         self.canvases = [Canvas(*size) for size in recipe.data.sizes]
         self.memory = Memory()
         self._updated = 0.0
+        self._check()
+
+    def _check(self) -> None:
+        """Every micro-batch has something to learn from."""
+        settings = self.settings
+        noisy = min(settings.noise.window or settings.steps - 1, settings.steps - 1)
+        each = noisy if settings.algorithm == "flow-grpo" else min(settings.nft.times, settings.steps)
+        items, parts = (
+            settings.groups * settings.group_size * each,
+            settings.updates * self.recipe.gradient_accumulation,
+        )
+        if items < parts:
+            raise RecipeError(
+                f"an episode of {items} pictures and noise levels cannot be divided into {parts} micro-batches",
+                "raise reinforce.groups, or lower reinforce.updates or gradient_accumulation",
+            )
 
     def _variants(self) -> Variants:
         adapter = self.settings.lora if self.settings.weights == "lora" else None
@@ -78,32 +94,35 @@ class ReinforceStage(Stage):
         if self.memory.number != number:
             self.memory.put(number, self._episode(number, device))
         drawn = self.memory.drawn(device)
-        rank = PartialState().process_index
-        generator = torch.Generator().manual_seed(_seed(self.recipe.seed, number, rank, 1))
+        generator = self._generator(number, 0)
         items = self.algorithm.items(drawn.episode, generator)
         order = torch.randperm(len(items.pictures), generator=generator)
         shares = order.tensor_split(settings.updates * accumulation)
         started = time.perf_counter()
         for micro in range(accumulation):
             index = update * accumulation + micro
-            generator = torch.Generator().manual_seed(_seed(self.recipe.seed, number, rank, 2 + index))
-            share = Items(items.pictures[shares[index]], items.places[shares[index]])
-            with sdpa_kernel(attention_backends(device)):
-                loss, metrics = self.algorithm.loss(self.model, drawn.episode, share, generator)
+            part = Items(items.pictures[shares[index]], items.places[shares[index]])
+            with sdpa_kernel(
+                attention_backends(device)
+            ):  # of the backward pass too: checkpointed blocks run there again
+                loss, metrics = self.algorithm.loss(self.model, drawn.episode, part, self._generator(number, 1 + index))
                 yield loss, drawn.metrics | metrics | {"seconds_updating": self._updated}
         self._updated = time.perf_counter() - started
 
     def _episode(self, number: int, device: torch.device) -> Drawn:
         self.studio.to(device)
-        rank = PartialState().process_index
-        share = self.settings.edit_share
-        edit = int((number + 1) * share) > int(number * share)
-        rng = np.random.default_rng([self.recipe.seed, number, rank])
+        settings, share = self.settings, self.share
+        edit = int((number + 1) * settings.edit_share) > int(number * settings.edit_share)
+        rng = np.random.default_rng([self.recipe.seed, number])
         weights = np.asarray(self.recipe.data.size_weights)
         canvas = self.canvases[int(rng.choice(len(self.canvases), p=weights / weights.sum()))]
-        asked = self.prompts.training(rng, self.settings.groups, edit, canvas)
-        generator = torch.Generator().manual_seed(_seed(self.recipe.seed, number, rank, 0))
-        return self.director.episode(self.model, asked, canvas, generator)
+        asked = self.prompts.training(rng, share.total(settings.groups), edit, canvas)[share.rows(settings.groups)]
+        return self.director.episode(self.model, asked, canvas, int(rng.integers(2**62)), share)
+
+    def _generator(self, number: int, use: int) -> torch.Generator:
+        """Of this process, for one use in one episode."""
+        sequence = np.random.SeedSequence([self.recipe.seed, number, self.share.rank, use])
+        return torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
     def after_step(self, step: int) -> None:
         """Whatever the algorithm does between episodes."""
@@ -164,7 +183,3 @@ def _plain(model: Any) -> Variants:
     """The variants themselves, out of what accelerate may have wrapped around them."""
     variants: Variants = getattr(model, "module", model)
     return variants
-
-
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
