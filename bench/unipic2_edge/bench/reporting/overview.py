@@ -7,22 +7,32 @@ from typing import Any
 
 from .figures import middle
 from .latency_kind import stage_order
-from .points import measured, names
+from .points import Point, measured, names
 from .stored import Stored, reports_of
 
 
 def latency_bars(reports: Sequence[Stored]) -> dict[str, dict[str, float]]:
     """Milliseconds of every stage by report and setting: of latency reports, else of rooflines."""
-    bars: dict[str, dict[str, float]] = {}
-    found = list(reports_of(reports, "latency"))
-    for report in found:
-        points = measured(report)
-        for name, point in zip(names(points), points, strict=True):
-            label = name if len(found) == 1 else f"{report.label}: {name}"
-            stages = stage_order([point])
-            bars[label] = {stage: 1e3 * middle(point["stages"][stage]) for stage in stages}
+    bars = {
+        name: {stage: 1e3 * middle(point["stages"][stage]) for stage in stage_order([point])}
+        for name, point in _named(list(reports_of(reports, "latency")))
+    }
     # Rooflines call their stages by graph: their bars would not compare with those above.
     return bars or {report.label: _roofline_bar(report.results) for report in reports_of(reports, "roofline")}
+
+
+def _named(reports: Sequence[Stored], without: str = "") -> list[tuple[str, Point]]:
+    """The points of some reports by names that tell them apart: by the report's as well where two are alike.
+
+    Args:
+        reports: of one kind.
+        without: a field that does not stand in the name.
+    """
+    found = [(report.label, point) for report in reports for point in measured(report)]
+    short = names([{**point, without: None} for _, point in found])
+    places = [(name, point.get(without)) for name, (_, point) in zip(short, found, strict=True)]
+    alike = len(set(places)) < len(places)
+    return [(f"{label}: {name}" if alike else name, point) for name, (label, point) in zip(short, found, strict=True)]
 
 
 def _roofline_bar(results: dict[str, Any]) -> dict[str, float]:
@@ -40,13 +50,9 @@ def throughput_series(reports: Sequence[Stored], figure: str) -> dict[str, list[
         figure: "pictures_per_second", or "pictures_a_joule".
     """
     series: dict[str, list[tuple[float, float]]] = {}
-    found = list(reports_of(reports, "throughput"))
-    for report in found:
-        points = measured(report)
-        for name, point in zip(names([{**point, "batch": None} for point in points]), points, strict=True):
-            if figure in point:
-                label = name if len(found) == 1 else f"{report.label}: {name}"
-                series.setdefault(label, []).append((float(point["batch"]), middle(point[figure])))
+    for name, point in _named(list(reports_of(reports, "throughput")), without="batch"):
+        if figure in point:
+            series.setdefault(name, []).append((float(point["batch"]), middle(point[figure])))
     return series
 
 

@@ -98,7 +98,7 @@ def stacked_bars(name: str, bars: Mapping[str, Mapping[str, float]], unit: str) 
         axes.set_yticks(places, list(bars))
         axes.set_xlabel(unit)
         axes.set_xlim(0, 1.12 * max(left, default=1.0))
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=5, fontsize=9, borderaxespad=0.2)
+        axes.figure.legend(loc="outside upper left", ncols=5, fontsize=9)
 
     return draw(name, 1.5 + 0.42 * len(bars), paint)
 
