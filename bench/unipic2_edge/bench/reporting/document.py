@@ -91,8 +91,9 @@ def _overview(reports: Sequence[Stored]) -> list[Part]:
             found.append(Part(heading, [Plot(plot, f"{told[0].upper()}{told[1:]} against the pictures of one batch.")]))
     if len(points) > 1:
         caption = (
-            "Each point is a bundle at its settings: seconds for a picture, and the share of pictures that the verifier finds right. "
-            "Up and to the left is better; on the dashed line stands what nothing else beats in both."
+            "Each point is a bundle at its settings: seconds for a picture, and the share of pictures that the "
+            "verifier finds right. Up and to the left is better; on the dashed line stands what nothing else beats in "
+            "both."
         )
         labels = ("seconds a picture", "right, % of pictures")
         found.append(Part("Quality against latency", [Plot(plots.scatter("pareto", points, labels), caption)]))
