@@ -15,7 +15,7 @@ _STAGES = ("tokenise", "condition", "VAE encode", "modulation", "denoise steps",
 _PERCENTILES = ("p50", "p90", "p99", "mean", "stdev")
 _COLD = {
     "python": "the interpreter alone",
-    "help": "`--help`",
+    "help": "--help shown",
     "import": "the runtime imported",
     "first_picture": "the first picture on disk",
 }
