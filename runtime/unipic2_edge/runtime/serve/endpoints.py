@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -29,7 +30,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One method on one path; `answer` is a struct, or a media type."""
+    """One method on one path; `answer` is a struct, or a media type; a `form` may come as multipart/form-data, too."""
 
     method: str
     path: str
@@ -38,16 +39,17 @@ class Endpoint:
     body: type[Message] | None = None
     status: int = 200
     errors: tuple[int, ...] = ()
+    form: bool = False
 
 
 CHAT = "/v1/chat/completions"  # for bundles with a language model
 _WORK = (400, 404, 408, 413, 429, 503)
 ENDPOINTS = (
     Endpoint("POST", "/v1/images/generations", images_api.generations, ImageAnswer, ImageRequest, errors=_WORK),
-    Endpoint("POST", "/v1/images/edits", images_api.edits, ImageAnswer, EditRequest, errors=_WORK),
+    Endpoint("POST", "/v1/images/edits", images_api.edits, ImageAnswer, EditRequest, errors=_WORK, form=True),
     Endpoint("POST", CHAT, chat_api.completions, ChatAnswer, ChatRequest, errors=_WORK),
     Endpoint("POST", "/v1/jobs/generations", jobs_api.start_generation, JobAnswer, ImageRequest, 202, _WORK),
-    Endpoint("POST", "/v1/jobs/edits", jobs_api.start_edit, JobAnswer, EditRequest, 202, _WORK),
+    Endpoint("POST", "/v1/jobs/edits", jobs_api.start_edit, JobAnswer, EditRequest, 202, _WORK, form=True),
     Endpoint("GET", "/v1/jobs", jobs_api.list_jobs, JobList),
     Endpoint("GET", "/v1/jobs/{id}", jobs_api.get_job, JobAnswer, errors=(404,)),
     Endpoint("DELETE", "/v1/jobs/{id}", jobs_api.cancel_job, JobAnswer, errors=(404,)),
@@ -71,7 +73,7 @@ def openapi(name: str, endpoints: Sequence[Endpoint] = ENDPOINTS) -> dict[str, o
     schemas = msgspec.json.schema_components(ordered, ref_template=_REFERENCE)[1]
     paths: dict[str, dict[str, object]] = {}
     for endpoint in endpoints:
-        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, schemas)
     return {
         "openapi": "3.1.0",
         "info": {"title": f"unipic2-edge: {name}", "version": "1"},
@@ -80,13 +82,15 @@ def openapi(name: str, endpoints: Sequence[Endpoint] = ENDPOINTS) -> dict[str, o
     }
 
 
-def _operation(endpoint: Endpoint) -> dict[str, object]:
+def _operation(endpoint: Endpoint, schemas: Mapping[str, Any]) -> dict[str, object]:
     answers: dict[str, object] = {str(endpoint.status): _content(endpoint.answer)}
     answers |= {str(status): _content(ErrorAnswer) for status in (*endpoint.errors, 401, 403)}
     operation: dict[str, object] = {"summary": endpoint.handler.__doc__, "responses": answers}
     if endpoint.body is not None:
-        operation["requestBody"] = {"required": True, **_content(endpoint.body)}
-        del operation["requestBody"]["description"]  # type: ignore[attr-defined]
+        content = {"application/json": {"schema": {"$ref": _REFERENCE.format(name=endpoint.body.__name__)}}}
+        if endpoint.form:
+            content["multipart/form-data"] = {"schema": _form(schemas[endpoint.body.__name__])}
+        operation["requestBody"] = {"required": True, "content": content}
     names = [part.strip("{}") for part in endpoint.path.split("/") if part.startswith("{")]
     if names:
         operation["parameters"] = [
@@ -99,6 +103,13 @@ def _operation(endpoint: Endpoint) -> dict[str, object]:
             for name in names
         ]
     return operation
+
+
+def _form(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A body's schema where its picture is a file."""
+    picture = {"type": "string", "format": "binary", "description": "a PNG, JPEG or WebP file"}
+    properties = {**schema["properties"], "image": picture}
+    return {**schema, "title": schema["title"] + "Form", "properties": properties, "required": ["prompt", "image"]}
 
 
 def _content(kind: type[Message] | str) -> dict[str, object]:
