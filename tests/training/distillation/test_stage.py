@@ -66,6 +66,8 @@ def test_a_student_is_trained_scored_and_written_and_its_teacher_stays(
     scores = Trainer(recipe, stage, tmp_path, progress=False).run()
     assert set(scores) == {"generation", "editing", "teacher_generation", "teacher_editing"}
     assert _changed(before, stage) == {"student"}
+    logged = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
+    assert logged["loss"] == pytest.approx((logged["generate_loss"] + logged["edit_loss"]) / 2, rel=1e-3)
     made = Checkpoint.open(tmp_path / "checkpoint")
     for task in ("generate", "edit"):
         default = made.defaults()[task]

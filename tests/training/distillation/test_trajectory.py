@@ -40,6 +40,11 @@ def test_a_student_that_lands_where_the_substeps_do_has_no_loss() -> None:
     assert float(sum(_losses(student, 4, [False, False]))) == pytest.approx(0, abs=1e-10)
 
 
+def test_every_step_weighs_as_much_as_it_is_long() -> None:
+    losses = _losses(lambda latents, sigmas: _teacher(latents, sigmas) + 1, 1, [True, True])
+    assert [float(loss) for loss in losses] == pytest.approx([0.4, 0.4, 0.2], rel=1e-4)
+
+
 def test_led_rows_see_the_teachers_latents_and_the_others_their_own() -> None:
     seen: list[Tensor] = []
 

@@ -95,15 +95,13 @@ class DistillationStage(Stage):
                 yield from self._cdm(asked, noise, draws, step)
             else:
                 led = draws.uniform(len(noise)) < self.settings.led_share
-                yield from self._trajectory(asked, noise, led)
+                for loss in self._trajectory(asked, noise, led):
+                    yield loss, {"edit_loss" if edit else "generate_loss": float(loss.detach()) * count}
 
-    def _trajectory(self, asked: Asked, noise: Tensor, led: Tensor) -> Iterator[tuple[Tensor, dict[str, float]]]:
-        settings = self.settings
+    def _trajectory(self, asked: Asked, noise: Tensor, led: Tensor) -> Iterator[Tensor]:
+        settings, student = self.settings, asked.velocity(_STUDENT)
         teacher = guided(asked.pair(None), settings.guidance) if settings.guidance > 1 else asked.velocity(None)
-        for loss in trajectory_losses(
-            asked.velocity(_STUDENT), teacher, noise, self.levels, settings.substeps, settings.shift, led
-        ):
-            yield loss, {}
+        return trajectory_losses(student, teacher, noise, self.levels, settings.substeps, settings.shift, led)
 
     def _cdm(self, asked: Asked, noise: Tensor, draws: Draws, step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
         """The fake's loss; every second step the student's too."""

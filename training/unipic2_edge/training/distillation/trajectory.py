@@ -28,9 +28,11 @@ def trajectory_losses(
     shift: float,
     led: Tensor,
 ) -> Iterator[Tensor]:
-    """‖v_student(x_k, s_k) − (x_k − x'_k)/(s_k − s_{k+1})‖² for each step k in turn, divided by their number.
+    """(s_k − s_{k+1})·‖v_student(x_k, s_k) − (x_k − x'_k)/(s_k − s_{k+1})‖² for each step k in turn.
 
-    x'_k is where the teacher's sub-steps from x_k end; targets and latents are without gradients.
+    x'_k is where the teacher's sub-steps from x_k end; targets and latents are without gradients. The weights, one
+    together, make the sum the integral over s: without them the first of the short steps at high noise, where
+    guidance is strongest, outweighs all others.
 
     Args:
         student: with gradients.
@@ -46,6 +48,6 @@ def trajectory_losses(
         reached = integrate(teacher, latents, between(sigma, following, substeps, shift))
         velocity = student(latents, torch.full((len(latents),), sigma, device=latents.device))
         target = (latents - reached) / (sigma - following)
-        yield (velocity - target).square().mean() / (len(sigmas) - 1)
+        yield (sigma - following) * (velocity - target).square().mean()
         own = latents + (following - sigma) * velocity.detach()
         latents = torch.where(led[:, None, None, None], reached, own)
