@@ -12,9 +12,7 @@ from torch import Tensor
 
 from unipic2_edge.training.checkpoint import Checkpoint
 from unipic2_edge.training.distillation.stage import DistillationStage
-from unipic2_edge.training.distillation.velocities import Asked
 from unipic2_edge.training.errors import RecipeError
-from unipic2_edge.training.flow import Condition
 from unipic2_edge.training.metaquery import MetaqueryCheckpoint
 from unipic2_edge.training.recipe import Recipe, load_recipe
 from unipic2_edge.training.trainer import Trainer
@@ -73,15 +71,15 @@ def test_a_student_is_trained_scored_and_written_and_its_teacher_stays(
         default = made.defaults()[task]
         assert (default["num_inference_steps"], default["guidance_scale"]) == (2, 1.0)
     assert made.load_scheduler().config.shift_terminal == pytest.approx(0.75)
-    latents = torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(0))
-    sigmas, device = torch.tensor([0.7]), torch.device("cpu")
-    batch = stage.shards.batch(np.random.default_rng(0), 1, 1, True, device)
-    asked = stage._asked(batch.ids, latents)
+    latents = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    sigmas, device = torch.tensor([0.7, 0.4]), torch.device("cpu")
+    asked = stage._asked(stage._given(np.random.default_rng(0), 0, True, device)[1])
+    reference = asked.condition.reference
     with torch.no_grad():
         said = asked.velocity("student")(latents, sigmas)
         plain = made.load_transformer()
         condition = asked.condition
-        alone = plain(latents, condition.context, condition.pooled, sigmas * 1000, latents, return_dict=False)[0]
+        alone = plain(latents, condition.context, condition.pooled, sigmas * 1000, reference, return_dict=False)[0]
     assert torch.allclose(said, alone, atol=1e-4)
     assert not torch.allclose(said, asked.velocity(None)(latents, sigmas), atol=1e-4)
 
@@ -118,16 +116,14 @@ def test_the_fake_follows_the_student_and_learns_at_its_own_rate(tiny_checkpoint
 
 def test_the_reference_is_in_all_that_is_asked(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     stage = DistillationStage(_recipe(tiny_checkpoint.folder, 1), tmp_path)
-    ids = stage.teacher.tokenize(["make the circle blue", "remove the ring"])
-    reference = torch.randn(2, 8, 16, 16)
-    asked = stage._asked(ids, reference)
-    empty = stage._asked(stage.teacher.tokenize(["", ""]), reference).condition
-    assert isinstance(asked, Asked)
-    assert isinstance(asked.negative, Condition)
-    assert asked.condition.reference is reference
-    assert asked.negative.reference is reference
-    assert torch.allclose(asked.negative.context, empty.context, atol=1e-6)
-    assert torch.allclose(asked.negative.pooled, empty.pooled, atol=1e-6)
+    condition = stage._given(np.random.default_rng(0), 0, True, torch.device("cpu"))[1]
+    asked = stage._asked(condition)
+    context, pooled = stage.teacher.conditioner(stage.teacher.tokenize(["", ""]))
+    assert asked.condition is condition
+    assert condition.reference is not None
+    assert asked.negative.reference is condition.reference
+    assert torch.allclose(asked.negative.context, context, atol=1e-6)
+    assert torch.allclose(asked.negative.pooled, pooled, atol=1e-6)
 
 
 def test_another_variant_is_refused(tiny_metaquery: MetaqueryCheckpoint, tmp_path: Path) -> None:

@@ -102,18 +102,25 @@ class KontextPipeline(DenoisingPipeline):
         checkpoint: a whole checkpoint in the published layout.
         device: where to run.
         dtype: of every part.
+        words_dtype: of the text encoders, where it is another.
 
     Raises:
         CheckpointError: a part is missing or damaged.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        words_dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__(
             checkpoint.load_transformer(dtype).to(device),
             checkpoint.load_vae(dtype).to(device),
             checkpoint.load_scheduler(),
         )
-        self.conditioner = checkpoint.load_conditioner(dtype).to(device)
+        self.conditioner = checkpoint.load_conditioner(words_dtype or dtype).to(device)
         self.tokenize = checkpoint.tokenizers()
 
     def condition(self, rows: Sequence[str], pictures: Sequence[Picture] | None) -> tuple[Tensor, Tensor]:

@@ -53,11 +53,12 @@ class Examination:
         self, pipeline: DenoisingPipeline, steps: int, guidance: float, grid: Path | None = None
     ) -> dict[str, float]:
         """Generate and edit; scores of both tasks. The grid: what was generated, then pairs of source and edited."""
+        size = (self.canvas.width, self.canvas.height)
         captions = evaluation_captions(self.count, self.canvas, seed=11)
         edits = evaluation_edits(self.count, self.canvas, seed=11)
         sources = [render(edit.source) for edit in edits]
-        made = self._draw(pipeline, [caption.text for caption in captions], None, steps, guidance)
-        edited = self._draw(pipeline, [edit.text for edit in edits], sources, steps, guidance)
+        made = draw(pipeline, [caption.text for caption in captions], None, size, steps, guidance)
+        edited = draw(pipeline, [edit.text for edit in edits], sources, size, steps, guidance)
         if grid is not None:
             pairs = [picture for pair in zip(sources[:_SHOWN], edited[:_SHOWN], strict=True) for picture in pair]
             save_grid(grid, made[:_SHOWN] + pairs)
@@ -66,26 +67,28 @@ class Examination:
             "editing": score_edits(edits, sources, edited)[0].mean,
         }
 
-    def _draw(
-        self,
-        pipeline: DenoisingPipeline,
-        texts: list[str],
-        sources: list[Picture] | None,
-        steps: int,
-        guidance: float,
-    ) -> list[Picture]:
-        config = pipeline.vae.config
-        side = 2 ** (len(config.block_out_channels) - 1)
-        shape = (len(texts), config.latent_channels, self.canvas.height // side, self.canvas.width // side)
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(5))
-        pictures: list[Picture] = []
-        for start in range(0, len(texts), _AT_ONCE):
-            some = slice(start, start + _AT_ONCE)
-            pictures += pipeline(
-                texts[some],
-                noise[some],
-                None if sources is None else sources[some],
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-            )[0]
-        return pictures
+
+def draw(
+    pipeline: DenoisingPipeline,
+    texts: list[str],
+    sources: list[Picture] | None,
+    size: tuple[int, int],
+    steps: int,
+    guidance: float,
+) -> list[Picture]:
+    """A picture of `size` (width, height) for each text, of its source where there are some; always the same noise."""
+    config = pipeline.vae.config
+    side = 2 ** (len(config.block_out_channels) - 1)
+    shape = (len(texts), config.latent_channels, size[1] // side, size[0] // side)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(5))
+    pictures: list[Picture] = []
+    for start in range(0, len(texts), _AT_ONCE):
+        some = slice(start, start + _AT_ONCE)
+        pictures += pipeline(
+            texts[some],
+            noise[some],
+            None if sources is None else sources[some],
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+        )[0]
+    return pictures

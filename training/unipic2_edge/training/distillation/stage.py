@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,20 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoint import Checkpoint, save_checkpoint
-from ..conditioning import TokenIds
+from ..data.examples import ShardExamples
+from ..data.probe import framed
 from ..errors import RecipeError
 from ..flow import Condition
+from ..grids import save_grid
 from ..latent_shards import LatentShards
 from ..pipeline import KontextPipeline
 from ..recipe import Recipe
+from ..shapes.render import Picture
 from ..shapes.scene import Canvas
-from ..stage import Stage
+from ..stage import Stage, Stateful
 from ..variants import Variants
 from .cdm import Draws, Voices, draw_anchor, fake_loss, student_loss
-from .examination import Examination, VariantDenoiser
+from .examination import Examination, VariantDenoiser, draw
 from .grid import deployed_levels, student_scheduler
 from .trajectory import trajectory_losses
 from .velocities import Asked, guided
@@ -53,7 +56,7 @@ class DistillationStage(Stage):
         if self.checkpoint.variant != "kontext":
             raise RecipeError(f"{self.checkpoint.folder} is no Kontext checkpoint", "set init to one")
         torch.manual_seed(recipe.seed)
-        self.teacher = KontextPipeline(self.checkpoint)
+        self.teacher = KontextPipeline(self.checkpoint, words_dtype=getattr(torch, recipe.frozen_dtype))
         self.teacher.vae.requires_grad_(False)
         self.teacher.conditioner.requires_grad_(False)
         self.variants = self._variants()
@@ -62,6 +65,15 @@ class DistillationStage(Stage):
         self.levels = deployed_levels(self.scheduler, self.settings.steps)
         self.canvas = Canvas(*recipe.data.sizes[0])
         self.shards = LatentShards.of(recipe, output / "latents", self.teacher.vae, self.teacher.tokenize)
+        self.examples = self._examples(output) if recipe.data.kind == "shards" else None
+
+    def _examples(self, output: Path) -> ShardExamples:
+        teacher = self.teacher
+        return ShardExamples(self.recipe, self.checkpoint, teacher.vae, teacher.conditioner, teacher.tokenize, output)
+
+    def stateful(self) -> Sequence[Stateful]:
+        """Where the streams of shards stand."""
+        return () if self.examples is None else (self.examples.begin(self.share),)
 
     def _variants(self) -> Variants:
         names = [_STUDENT, _FAKE] if self.settings.method == "cdm" else [_STUDENT]
@@ -86,11 +98,10 @@ class DistillationStage(Stage):
             number = step * count + micro
             rng = np.random.default_rng([self.recipe.seed, number])
             edit = int((number + 1) * data.edit_share) > int(number * data.edit_share)
-            available = self.shards.reached(step, data.cached_pairs)
-            batch = self.shards.batch(rng, available, self.recipe.batch_size, edit, device, self.share)
+            latents, condition = self._given(rng, step, edit, device)
             seed = int(rng.integers(2**62)) + self.share.rank  # rows are shared out, noise is drawn apart
             draws = Draws(torch.Generator().manual_seed(seed), device)
-            asked, noise = self._asked(batch.ids, batch.reference), draws.noise(batch.latents)
+            asked, noise = self._asked(condition), draws.noise(latents)
             if self.settings.method == "cdm":
                 yield from self._cdm(asked, noise, draws, step)
             else:
@@ -113,13 +124,24 @@ class DistillationStage(Stage):
             yield student_loss(voices, anchor, self.settings.guidance - 1, draws)
 
     @torch.no_grad()
-    def _asked(self, ids: TokenIds, reference: Tensor | None) -> Asked:
-        count = len(ids[0])
-        context, pooled = self.teacher.conditioner(ids)
-        empty = self.teacher.tokenize([""])
-        blank, still = self.teacher.conditioner(tuple(part.to(context.device) for part in empty))
-        negative = Condition(blank.expand(count, -1, -1), still.expand(count, -1), reference)
-        return Asked(self.model, Condition(context, pooled, reference), negative)
+    def _given(self, rng: np.random.Generator, step: int, edit: bool, device: torch.device) -> tuple[Tensor, Condition]:
+        """A micro-batch's latents, of which only the shape is looked at, and what the denoiser is told."""
+        size, data = self.recipe.batch_size, self.recipe.data
+        if self.examples is not None:
+            return self.examples.batch(edit, np.zeros(size, bool), device)
+        available = self.shards.reached(step, data.cached_pairs)
+        batch = self.shards.batch(rng, available, size, edit, device, self.share)
+        context, pooled = self.teacher.conditioner(batch.ids)
+        return batch.latents, Condition(context.float(), pooled.float(), batch.reference)
+
+    @torch.no_grad()
+    def _asked(self, condition: Condition) -> Asked:
+        """The condition beside the empty prompt's, which sees the same reference."""
+        rows, device = len(condition.context), condition.context.device
+        empty = tuple(part.to(device) for part in self.teacher.tokenize([""]))
+        context, pooled = (part.float() for part in self.teacher.conditioner(empty))
+        negative = Condition(context.expand(rows, -1, -1), pooled.expand(rows, -1), condition.reference)
+        return Asked(self.model, condition, negative)
 
     def after_step(self, step: int) -> None:
         """φ ← decay·φ + (1 − decay)·θ (CDM)."""
@@ -132,12 +154,24 @@ class DistillationStage(Stage):
             self.teacher.conditioner.to(device)
 
     def samples(self, folder: Path, step: int) -> dict[str, float]:
-        """Scores of the student as deployed, beside the teacher's with guidance, which are taken once."""
+        """Scores of the student as deployed, beside the teacher's with guidance, taken once; or the data's records."""
         self._to(next(self.model.parameters()).device)
+        if self.examples is not None and self.recipe.data.shards.judge == "probe":
+            self._probed(self.examples, folder / f"step-{step:07d}.png")
+            return {}
         examination = Examination(self.canvas, self.settings.evaluated)
         path = folder / f"step-{step:07d}.png"
         scores = examination.take(self._speaking(_STUDENT), self.settings.steps, 1.0, path)
         return scores | {f"teacher_{name}": value for name, value in self._yardstick(examination, folder).items()}
+
+    def _probed(self, examples: ShardExamples, path: Path) -> None:
+        """A grid of the data's first records: source, the student's, what the data has."""
+        rows: list[Picture] = []
+        for probe in examples.probes():
+            sources = probe.pictures(0) if probe.edit else None
+            size = probe.samples[0].size
+            rows += probe.rows(draw(self._speaking(_STUDENT), probe.texts, sources, size, self.settings.steps, 1.0))
+        save_grid(path, framed(rows), columns=6)
 
     def _yardstick(self, examination: Examination, folder: Path) -> dict[str, float]:
         """The teacher's scores by its own defaults, kept beside the samples."""
