@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from unipic2_edge.bench.startup import measure_startup
+from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.cli import main
+from unipic2_edge.runtime.engine import built_targets
 from unipic2_edge.runtime.errors import WorkError
 
 pytestmark = pytest.mark.slow
@@ -22,29 +25,48 @@ def _bench(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]
     return document
 
 
-def test_the_runtime_agrees_with_pytorch(
+def test_the_runtime_agrees_with_pytorch_and_diffusers(
     tiny_bundle: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    written = tmp_path / "compare.json"
+    written, bundle = tmp_path / "compare.json", shutil.copytree(tiny_bundle, tmp_path / "bundle")  # engines go into it
     document = _bench(
-        capsys, "compare", tiny_bundle, "--checkpoint", tiny_checkpoint, "--prompts", 1, "--steps", 4, "--threads", 1,
-        "-o", written,
+        capsys, "compare", bundle, "--checkpoint", tiny_checkpoint, "--peers", "eager,eager-bf16,diffusers,sdcpp",
+        "--backends", "auto,openvino", "--tasks", "generate,edit,step", "--prompts", 1, "--steps", 4, "--threads", 1,
+        "--size", "64x64", "--together", "-o", written,
     )  # fmt: skip
-    for task in ("generate", "edit"):
-        made = document["results"][task]
-        assert made["latents_relative_error_max"] <= 1e-3
-        assert made["picture_psnr_min_db"] == "identical" or made["picture_psnr_min_db"] >= 45
-        assert made["runtime_seconds"]["count"] == made["speedup"]["count"] == 1
+    for task, found in document["results"].items():
+        exact, half, diffusers, sdcpp, *bundles = found["rows"]
+        assert found["reference"] == exact["name"] == "PyTorch eager fp32"
+        assert exact["latents_error"] == 0 and exact["speedup"]["median"] == 1
+        assert 1e-4 < half["latents_error"] < 0.2  # another dtype, the same model
+        assert [row["name"] for row in bundles] == ["bundle (fp32), as served", "bundle (fp32), OpenVINO"]
+        for row in bundles if task != "generate" else [diffusers, *bundles]:
+            assert row["latents_error"] <= 1e-3 and row["same"] is True
+            assert task == "step" or row["psnr_db"] == "identical" or row["psnr_db"] >= 45
+            assert row["seconds"]["count"] == row["speedup"]["count"] == len(row["samples"]) == 1
+        if task != "generate":
+            assert diffusers["reason"] == f"{task}: diffusers' SD3 pipeline takes no reference latents"
+        assert "stable-diffusion" in sdcpp["reason"] and sdcpp["seconds"] is None
     assert document["settings"]["threads"] == 1
+    assert built_targets(Bundle(bundle)) == []  # the bundle is served as before
     del document["ok"]
     assert json.loads(written.read_text(encoding="utf-8")) == document
+
+
+def test_a_checkpoint_alone_is_compared_in_processes_one_at_a_time(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = _bench(
+        capsys, "compare", "--checkpoint", tiny_checkpoint, "--peers", "eager", "--tasks", "step", "--prompts", 2,
+        "--one-at-a-time", "--size", "64x64", "--context", 33,
+    )  # fmt: skip
+    (row,) = document["results"]["step"]["rows"]
+    assert len(row["samples"]) == 2 and row["resident_bytes"] > 1e8
 
 
 def test_comparing_with_another_checkpoint_is_refused(
     tiny_bundle: Path, tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     other = shutil.copytree(tiny_checkpoint, tmp_path / "other")
     config = other / "scheduler" / "scheduler_config.json"
     config.write_text(config.read_text(encoding="utf-8").replace("}", " }"), encoding="utf-8")
@@ -78,7 +100,14 @@ def test_a_process_that_fails_is_no_measurement(tmp_path: Path) -> None:
         (["quality", "{bundle}", "--prompts", "0"], "0 prompts"),
         (["quality", "{none}"], "does not exist"),
         (["startup", "{bundle}", "--runs", "0"], "0 runs"),
-        (["compare", "{bundle}"], "--checkpoint"),
+        (["compare"], "nothing to compare"),
+        (["compare", "{bundle}", "--peers", "eager"], "peers work from a checkpoint"),
+        (["compare", "{bundle}", "--tasks", "paint"], "no task 'paint'"),
+        (["compare", "{bundle}", "--backends", "fast"], "no backend 'fast'"),
+        (["compare", "{bundle}", "--python", "eager=python"], "no interpreter of a peer"),
+        (["compare", "{bundle}", "--fail-if-slower", "5%"], "for stored reports"),
+        (["compare", "{bundle}", "--prompts", "0"], "nothing measures nothing"),
+        (["compare", "{none}.json"], "two reports compare, not 1"),
         (["compare", "{bundle}", "--checkpoint", "{none}"], "no checkpoint folder"),
         (["speed", "{bundle}"], "invalid choice"),
         ([], "KIND"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from unipic2_edge.bench.regression import changes, read_tolerance, slower, slower_of_two
 from unipic2_edge.bench.statistics import percentiles, spread
+from unipic2_edge.runtime.cli import main
 from unipic2_edge.runtime.errors import RequestError
 
 MACHINE = {"processor": "p", "cores": 2}
@@ -111,3 +114,22 @@ def test_tolerances_are_read() -> None:
     for text in ("", "five", "-1%", "200%", "nan"):
         with pytest.raises(RequestError, match="no tolerance"):
             read_tolerance(text)
+
+
+def test_two_comparisons_are_compared_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def written(name: str, median: float) -> str:
+        sample = {"median": median, "low": 0.99 * median, "high": 1.01 * median, "count": 50}
+        rows = [{"name": "eager", "seconds": sample}, {"name": "sdcpp", "seconds": None, "reason": "not here"}]
+        fields = {"benchmark": "compare", "when": "now", "settings": {"threads": 2}, "machine": {"processor": "one"}}
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps({**fields, "results": {"generate": {"rows": rows}}}), encoding="utf-8")
+        return str(path)
+
+    before, after = written("before", 1.0), written("after", 1.2)
+    assert main(["bench", "compare", before, after]) == 0
+    assert "eager: generate: 1 s → 1.2 s, 1.200× as long" in capsys.readouterr().out
+    assert main(["bench", "compare", before, after, "--fail-if-slower", "5%"]) == 1
+    assert "is slower than" in capsys.readouterr().err
+    assert main(["bench", "compare", before, after, "--fail-if-slower", "25%"]) == 0
+    assert main(["bench", "compare", after, before, "--fail-if-slower", "5%"]) == 0
+    assert main(["bench", "compare", before, after, "--fail-if-slower", "fast"]) == 2

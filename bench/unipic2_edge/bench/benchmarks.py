@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from unipic2_edge.runtime.pipeline import Pipeline
 from unipic2_edge.runtime.progress import progress
 from unipic2_edge.runtime.request import task_defaults
 
+from .compare_command import bench_compare as bench_compare
 from .latency.commands import bench_latency as bench_latency
 from .quality import (
     Settings,
@@ -50,43 +50,6 @@ def bench_quality(arguments: argparse.Namespace) -> Report:
     lines = [line for name, score in scores.items() for line in score_lines(name, score)]
     results: dict[str, object] = {name: score_record(score) for name, score in scores.items()}
     return Report("quality", _record(arguments, pipeline, settings), results, lines)
-
-
-def bench_compare(arguments: argparse.Namespace) -> Report:
-    """Agreement with PyTorch, and the ratio of both's seconds per picture, on the same number of threads."""
-    import psutil
-    import torch
-
-    from unipic2_edge.training.metaquery import open_checkpoint
-
-    from .compare import compare, open_peer
-
-    checkpoint = open_checkpoint(arguments.checkpoint)
-    threads = arguments.threads or psutil.cpu_count(logical=False) or 1
-    pipeline = Pipeline.load(arguments.bundle, threads=threads)
-    _check_source(pipeline, checkpoint, arguments)
-    torch.set_num_threads(threads)
-    settings = _settings(pipeline, arguments)
-    with progress(2 * (settings.prompts + 1), "picture", arguments) as advance:
-        comparisons = compare(pipeline, open_peer(checkpoint), settings, advance)
-    lines, results = [], {}
-    for made in comparisons:
-        results[made.task] = {
-            "latents_relative_error_max": made.latents_error,
-            "picture_psnr_min_db": "identical" if math.isinf(made.psnr) else round(made.psnr, 2),
-            "runtime_seconds": made.runtime_seconds.to_dict(),
-            "pytorch_eager_seconds": made.pytorch_seconds.to_dict(),
-            "speedup": made.ratio.to_dict(),
-        }
-        quality = "identical pictures" if math.isinf(made.psnr) else f"PSNR ≥ {made.psnr:.1f} dB"
-        lines.append(
-            f"{made.task}: {made.ratio.median:.2f}× faster than PyTorch eager "
-            f"(quartiles {made.ratio.low:.2f}–{made.ratio.high:.2f}): "
-            f"{made.runtime_seconds.median:.3f} s against {made.pytorch_seconds.median:.3f} s a picture; "
-            f"latents differ by ≤ {made.latents_error:.1e}, {quality}"
-        )
-    record = _record(arguments, pipeline, settings) | {"threads": threads, "pytorch": "eager, float32"}
-    return Report("compare", record, dict(results), lines)
 
 
 def bench_words(arguments: argparse.Namespace) -> Report:
@@ -208,32 +171,6 @@ def bench_memory(arguments: argparse.Namespace) -> Report:
         "ladder": [asdict(rung) for rung in rungs],
     }
     return Report("memory", settings, results, ladder_table(rungs))
-
-
-def bench_step(arguments: argparse.Namespace) -> Report:
-    """A denoising step through PyTorch and through bundles' backends, turn about, each in its own process."""
-    import psutil
-
-    from unipic2_edge.runtime.openvino_session import has_bfloat16
-    from unipic2_edge.runtime.pictures import parse_size
-
-    from .denoiser_step import PEERS, Task, check_checkpoint, contestants, measure, step_lines
-
-    peers = arguments.peers.split(",")
-    unknown = [peer for peer in peers if peer not in PEERS]
-    if unknown or min(arguments.rounds, arguments.repeats) < 1:
-        raise RequestError(
-            f"there is no peer {unknown[0]!r}" if unknown else "no rounds measure nothing",
-            f"use some of {', '.join(PEERS)}" if unknown else "use 1 or more --rounds and --repeats",
-        )
-    check_checkpoint(arguments.checkpoint)
-    threads = arguments.threads or psutil.cpu_count(logical=False) or 1
-    task = Task(parse_size(arguments.size), arguments.context, threads, arguments.repeats)
-    entrants = contestants(arguments.checkpoint, arguments.bundle, peers, has_bfloat16())
-    with progress(arguments.rounds * len(entrants), "process", arguments) as advance:
-        rows = measure(entrants, task, arguments.rounds, advance)
-    settings: dict[str, object] = {"checkpoint": arguments.checkpoint.name, "rounds": arguments.rounds, **asdict(task)}
-    return Report("step", settings, {"rows": [asdict(row) for row in rows]}, step_lines(rows))
 
 
 def bench_serve(arguments: argparse.Namespace) -> Report:

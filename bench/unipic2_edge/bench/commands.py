@@ -9,6 +9,7 @@ from unipic2_edge.runtime.cli import Outcome, add_common_arguments
 from unipic2_edge.runtime.errors import OutputError
 
 from .acceptance.commands import accept_outcome, add_accept
+from .compare_command import add_compare
 from .latency.commands import add_latency
 from .reporting.commands import add_report, report_outcome
 from .results import Report, write_report
@@ -40,10 +41,7 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     quality = kinds.add_parser("quality", help="scores on the shapes world, on unseen prompts")
     quality.add_argument("--prompts", type=int, default=600, help="of each task (default: 600)")
-    compare = kinds.add_parser("compare", help="the runtime against the plain PyTorch pipeline, interleaved")
-    compare.add_argument("--checkpoint", metavar="DIR", type=Path, required=True)
-    compare.add_argument("--prompts", type=int, default=12, help="timed pictures of each task (default: 12)")
-    compare.add_argument("--threads", type=int, metavar="K", help="CPU threads of both (default: one per core)")
+    compare = add_compare(kinds)
     words = kinds.add_parser("words", help="a first and a second look at a picture, and answers, against PyTorch")
     words.add_argument("--checkpoint", metavar="DIR", type=Path, required=True)
     words.add_argument("--prompts", type=int, default=12, help="pictures that are looked at (default: 12)")
@@ -65,15 +63,6 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
     recipes.add_argument("--precision", metavar="NAME", default="fp32", help="around what is quantised")
     recipes.add_argument("--threads", type=int, metavar="K", help="CPU threads (default: one per core)")
     recipes.add_argument("--workdir", metavar="DIR", type=Path, default=Path("recipe-bundles"))
-    step = kinds.add_parser("step", help="one denoising step on this processor, through PyTorch and through bundles")
-    step.add_argument("checkpoint", metavar="CHECKPOINT", type=Path)
-    step.add_argument("bundle", metavar="BUNDLE", type=Path, nargs="*", help="float32 or int8 (recipe cpu)")
-    step.add_argument("--peers", metavar="A,B", default="eager-fp32,eager-bf16,compile-bf16", help="the first is 1×")
-    step.add_argument("--size", metavar="WxH", default="512x384")
-    step.add_argument("--context", type=int, metavar="N", default=333, help="tokens of text (default: 333)")
-    step.add_argument("--rounds", type=int, default=3)
-    step.add_argument("--repeats", type=int, metavar="N", default=2, help="timed steps of a round")
-    step.add_argument("--threads", type=int, metavar="K", help="CPU threads (default: one per core)")
     serve = kinds.add_parser("serve", help="a server under load, against the bare pipeline")
     serve.add_argument("--requests", type=int, default=1000, help="at once, and one after another (default: 1000)")
     serve.add_argument("--pictures", type=int, default=24, help="for each measurement of speed (default: 24)")
@@ -82,13 +71,14 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
     serve.add_argument("--slow", type=int, default=200, metavar="N", help="clients that dawdle (default: 200)")
     serve.add_argument("--threads", type=int, metavar="K", help="CPU threads (default: one per core)")
     timed = (add_latency(kinds), add_throughput(kinds), *add_roofline(kinds))
-    for kind in (quality, compare, words, startup, step, serve, engines, memory, recipes, *timed):
+    for kind in (quality, compare, words, startup, serve, engines, memory, recipes, *timed):
         kind.add_argument("-o", "--output", metavar="REPORT.json", type=Path, help="write the report here as well")
         add_common_arguments(kind)
     add_report(kinds)
     add_accept(kinds)
-    for kind in (quality, compare, words, startup, serve):
+    for kind in (quality, words, startup, serve):
         kind.add_argument("bundle", metavar="BUNDLE", type=Path)
+    for kind in (quality, compare, words, startup, serve):
         kind.add_argument("--steps", type=int, metavar="N", help="default: the bundle's")
     for kind in (quality, compare, words):
         kind.add_argument("--guidance", type=float, metavar="G", help="default: the bundle's")

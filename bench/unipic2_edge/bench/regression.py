@@ -202,9 +202,11 @@ def _startup(report: Report) -> Iterator[tuple[str, _Sample]]:
         yield name, _sample(found)
 
 
-def _step(report: Report) -> Iterator[tuple[str, _Sample]]:
-    for row in report["results"]["rows"]:
-        yield row["name"], _sample(row["seconds"])
+def _compare(report: Report) -> Iterator[tuple[str, _Sample]]:
+    for task, found in report["results"].items():
+        for row in found["rows"]:
+            if row["seconds"] is not None:
+                yield f"{row['name']}: {task}", _sample(row["seconds"])
 
 
 def _serve(report: Report) -> Iterator[tuple[str, _Sample]]:
@@ -216,7 +218,7 @@ _KINDS: dict[str, Callable[[Report], Iterator[tuple[str, _Sample]]]] = {
     "latency": _latency,
     "throughput": _throughput,
     "startup": _startup,
-    "step": _step,
+    "compare": _compare,
     "serve": _serve,
 }
 

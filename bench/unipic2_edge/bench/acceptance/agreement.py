@@ -7,9 +7,15 @@ import math
 import numpy as np
 import torch
 
-from unipic2_edge.bench.compare import Comparison, compare, open_peer
+from unipic2_edge.bench.compare import Agreement, Row, agreement, measure, taken
+from unipic2_edge.bench.peers.bundle_peer import BundlePeer
+from unipic2_edge.bench.peers.doors import Entrant, InsideDoor
+from unipic2_edge.bench.peers.jobs import PICTURES, jobs_of, space_of_bundle
+from unipic2_edge.bench.peers.peer import Peer
+from unipic2_edge.bench.peers.pytorch_peer import PyTorchPeer, load_pipeline
 from unipic2_edge.bench.quality import Settings
 from unipic2_edge.runtime.bundle import Bundle
+from unipic2_edge.runtime.errors import WorkError
 from unipic2_edge.runtime.pipeline import Pipeline
 from unipic2_edge.runtime.request import task_defaults
 from unipic2_edge.training.metaquery import open_checkpoint
@@ -45,17 +51,19 @@ def compare_with_pytorch(job: Job) -> Made:
         default.width,
         default.height,
     )
-    found = compare(pipeline, open_peer(open_checkpoint(small_checkpoint(job.setting))), settings)
+    exact = load_pipeline(open_checkpoint(small_checkpoint(job.setting)))
+    compared = _measured(PyTorchPeer(exact, exact.transformer), BundlePeer(pipeline, backend), settings, pipeline)
+    found = {task: agreement(made, reference) for task, (reference, made) in compared.items()}
     limits = _PROCESSOR if backend in ("onnxruntime", "openvino") else _TF32 if recipe == "fp32" else _HALF
     same = same_bytes(pipeline)
-    rows = [_row(made) for made in found]
+    rows = [_row(task, found[task], *pair) for task, pair in compared.items()]
     problem = _problem(found, limits, same)
     results = {"way": f"{backend}-{recipe}", "rows": rows, "same_seed_same_bytes": same}
     results |= {"allowed_latents_error": limits[0], "allowed_psnr_db": limits[1]}
     lines = [
-        f"{made.task}: latents differ by ≤ {made.latents_error:.1e} (allowed {limits[0]:.0e}), "
-        f"{'identical' if math.isinf(made.psnr) else f'PSNR ≥ {made.psnr:.1f} dB'} (allowed {limits[1]:.0f})"
-        for made in found
+        f"{task}: latents differ by ≤ {made.error:.1e} (allowed {limits[0]:.0e}), "
+        f"{'identical' if made.psnr == math.inf else f'PSNR ≥ {made.psnr:.1f} dB'} (allowed {limits[1]:.0f})"
+        for task, made in found.items()
     ]
     lines.append(f"the same seed gives the same bytes: {'yes' if same else 'no'}")
     return Made(results=results, lines=lines, problem=problem)
@@ -68,21 +76,37 @@ def same_bytes(pipeline: Pipeline) -> bool:
     return pixels[0] == pixels[1] and first.latents.tobytes() == second.latents.tobytes()
 
 
-def _row(made: Comparison) -> dict[str, object]:
+def _measured(pytorch: Peer, runtime: Peer, settings: Settings, pipeline: Pipeline) -> dict[str, tuple[Row, Row]]:
+    """PyTorch's row and the runtime's by task, in this process.
+
+    Raises:
+        WorkError: one of them failed.
+    """
+    peers, space = {"pytorch": pytorch, "runtime": runtime}, space_of_bundle(pipeline.bundle)
+    tasks = {task: jobs_of(task, settings.prompts, settings, space, context=0) for task in PICTURES}
+    found = measure([Entrant(name, "") for name in peers], tasks, lambda entrant: InsideDoor(peers[entrant.name]))
+    failed = next((row for rows in found.values() for row in rows if row.reason is not None), None)
+    if failed is not None:
+        raise WorkError(f"{failed.entrant.name}: {failed.reason}", "see the step's log")
+    return {task: (rows[0], rows[1]) for task, rows in found.items()}
+
+
+def _row(task: str, found: Agreement, reference: Row, made: Row) -> dict[str, object]:
+    seconds, pytorch = taken(made), taken(reference)
     return {
-        "task": made.task,
-        "latents_error": made.latents_error,
-        "psnr_db": None if math.isinf(made.psnr) else round(made.psnr, 2),
-        "seconds": made.runtime_seconds.to_dict(),
-        "pytorch_seconds": made.pytorch_seconds.to_dict(),
+        "task": task,
+        "latents_error": found.error,
+        "psnr_db": None if found.psnr is None or found.psnr == math.inf else round(found.psnr, 2),
+        "seconds": None if seconds is None else seconds.to_dict(),
+        "pytorch_seconds": None if pytorch is None else pytorch.to_dict(),
     }
 
 
-def _problem(found: list[Comparison], limits: tuple[float, float], same: bool) -> str | None:
+def _problem(found: dict[str, Agreement], limits: tuple[float, float], same: bool) -> str | None:
     """The first thing that is not as it must be; NaN is more than any limit."""
-    for made in found:
-        if not made.latents_error <= limits[0]:
-            return f"{made.task}: latents differ by {made.latents_error:.1e}, more than {limits[0]:.0e}"
-        if not made.psnr >= limits[1]:
-            return f"{made.task}: PSNR {made.psnr:.1f} dB, less than {limits[1]:.0f}"
+    for task, made in found.items():
+        if made.error is None or not made.error <= limits[0]:
+            return f"{task}: latents differ by {made.error or math.nan:.1e}, more than {limits[0]:.0e}"
+        if made.psnr is None or not made.psnr >= limits[1]:
+            return f"{task}: PSNR {made.psnr or math.nan:.1f} dB, less than {limits[1]:.0f}"
     return None if same else "the same seed gives other bytes"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..page import Cell, Table
+from .compare_kind import headline as compare_headline
 from .figures import middle, percent, seconds, times
 from .markdown import table_lines
 from .points import Point, leading, measured
@@ -73,10 +74,6 @@ def _quality(report: Stored) -> str:
     return ", ".join(f"{name} {100 * score['mean']:.1f} %" for name, score in scores.items())
 
 
-def _compare(report: Stored) -> str:
-    return ", ".join(f"{task} {times(found['speedup'])} PyTorch eager" for task, found in report.results.items())
-
-
 def _latency(report: Stored) -> str:
     found = leading(report.results["points"])
     return ", ".join(
@@ -120,12 +117,6 @@ def _serve(report: Stored) -> str:
 
 def _startup(report: Stored) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {seconds(middle(found))}" for name, found in report.results.items())
-
-
-def _step(report: Stored) -> str:
-    rows = report.results["rows"]
-    best = max(rows, key=lambda row: row["speedup"]["median"])
-    return f"fastest: {best['name']}, {times(best['speedup'])} {rows[0]['name']}"
 
 
 def _recipes(report: Stored) -> str:
@@ -172,11 +163,10 @@ _HEADLINES: dict[str, Callable[[Stored], str]] = {
     "quality": _quality,
     "latency": _latency,
     "throughput": _throughput,
-    "compare": _compare,
+    "compare": compare_headline,
     "words": _words,
     "startup": _startup,
     "serve": _serve,
-    "step": _step,
     "recipes": _recipes,
     "engines": _engines,
     "memory": _memory,

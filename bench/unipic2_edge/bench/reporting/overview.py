@@ -72,10 +72,10 @@ def quality_points(reports: Sequence[Stored]) -> dict[str, tuple[float, float]]:
                 points.setdefault(row["recipe"], (row["generate_seconds"], row["lost"]["generate"]["candidate"]))
     for report in reports_of(reports, "quality"):
         score = report.results.get("generation")
-        timed = next((other for other in reports_of(reports, "compare") if _same(other, report)), None)
-        if score is not None and timed is not None and "generate" in timed.results:
-            taken = timed.results["generate"]["runtime_seconds"]["median"]
-            points[f"{report.settings['bundle']} {report.settings['recipe']}"] = (taken, 100 * score["mean"])
+        timed = next((row for other in reports_of(reports, "compare") if (row := _timed(other, report))), None)
+        if score is not None and timed is not None:
+            name = f"{report.settings['bundle']} {report.settings['recipe']}"
+            points[name] = (timed["seconds"]["median"], 100 * score["mean"])
     return points
 
 
@@ -101,7 +101,12 @@ def _judges(quality: Stored, point: Mapping[str, Any], bundle: Mapping[str, Any]
     return same and all(settings.get(name) == bundle[name] for name in ("source", "recipe"))
 
 
-def _same(one: Stored, other: Stored) -> bool:
-    names = ("source", "recipe", "steps", "guidance", "size")
-    same = all(one.settings.get(name) == other.settings.get(name) for name in names)
-    return same and one.machine.get("processor") == other.machine.get("processor")
+def _timed(compared: Stored, quality: Stored) -> Mapping[str, Any] | None:
+    """The row of a comparison that is of the bundle whose quality was measured, with the same settings and machine."""
+    names = ("steps", "guidance", "size")
+    same = all(compared.settings.get(name) == quality.settings.get(name) for name in names)
+    if not same or compared.machine.get("processor") != quality.machine.get("processor"):
+        return None
+    own = {name: quality.settings.get(name) for name in ("source", "recipe")}
+    rows = compared.results.get("generate", {}).get("rows", [])
+    return next((row for row in rows if row["seconds"] and own == {name: row.get(name) for name in own}), None)

@@ -1,4 +1,4 @@
-"""What reports of seconds show: `bench latency`, `throughput`, `compare`, `words`, `startup`, `step`, `serve`."""
+"""What reports of seconds show: `bench latency`, `throughput`, `words`, `startup`, `serve`."""
 
 from __future__ import annotations
 
@@ -6,24 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..page import Cell, Content, Note, Table
-from .figures import error, middle, seconds, spread_cells, times
+from .figures import middle, seconds, spread_cells, times
 from .stored import Stored
 
 _SAMPLE = ["median", "quartiles", "least–most", "runs"]
-
-
-def compare(report: Stored) -> list[Content]:
-    """The runtime against PyTorch, for each task."""
-    rows: list[list[Cell]] = []
-    for task, found in report.results.items():
-        psnr = found["picture_psnr_min_db"]
-        rows.append([
-            task, times(found["speedup"]), seconds(found["runtime_seconds"]["median"]),
-            seconds(found["pytorch_eager_seconds"]["median"]), error(found["latents_relative_error_max"]),
-            psnr if isinstance(psnr, str) else f"≥ {psnr:.1f} dB",
-        ])  # fmt: skip
-    head = ["task", "faster than PyTorch (quartiles)", "here", "PyTorch eager", "latents differ by", "pictures"]
-    return [Table(head, rows)]
 
 
 def words(report: Stored) -> list[Content]:
@@ -45,15 +31,6 @@ def startup(report: Stored) -> list[Content]:
     """Seconds of fresh processes."""
     rows: list[list[Cell]] = [[name.replace("_", " "), *spread_cells(found)] for name, found in report.results.items()]
     return [Table(["from process start to", *_SAMPLE], rows)]
-
-
-def step(report: Stored) -> list[Content]:
-    """One denoising step through every contestant."""
-    rows: list[list[Cell]] = [
-        [row["name"], times(row["speedup"]), seconds(row["seconds"]["median"]), error(row["velocity_error"])]
-        for row in report.results["rows"]
-    ]
-    return [Table(["through", "faster than the first (quartiles)", "a step", "velocity differs by"], rows)]
 
 
 def serve(report: Stored) -> list[Content]:

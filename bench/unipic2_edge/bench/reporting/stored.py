@@ -39,6 +39,10 @@ class Stored:
         """A short name in a plot: the file's, which its maker chose."""
         return self.path.stem
 
+    def fields(self) -> dict[str, Any]:
+        """The report's fields, as `Report.to_dict` gave them."""
+        return {name: getattr(self, name) for name in _FIELDS}
+
     def picture_files(self) -> list[tuple[Path, str]]:
         """The pictures that the report names, each with its words: files beside it.
 
