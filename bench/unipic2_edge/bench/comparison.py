@@ -34,14 +34,19 @@ def _row_record(row: Row, reference: Row | None) -> dict[str, object]:
         "seconds": None if seconds is None else seconds.to_dict(),
         "samples": [round(value, 7) for value in row.seconds.values()] if whole else [],
         "speedup": None if ratio is None else ratio.to_dict(),
-        "latents_error": agreed.error,
-        "psnr_db": "identical" if agreed.psnr == math.inf else agreed.psnr,
+        "latents_error": _finite(agreed.error),
+        "psnr_db": "identical" if agreed.psnr == math.inf else _finite(agreed.psnr),
         "same": agreed.same,
         "load_seconds": row.load_seconds,
         "first_seconds": row.first_seconds,
         "resident_bytes": row.resident_bytes,
         "about": row.about,
     }
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no NaN; `same` tells that it was one."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def comparison_lines(rows: Mapping[str, Sequence[Row]]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from ..regression import Change
 from ..statistics import Spread
 from .values import (
     BundleIdentity,
@@ -45,19 +46,37 @@ class Words(msgspec.Struct, kw_only=True):
     answers_token_for_token: int
 
 
-class StepRow(Record):
-    """One contestant of `bench step`."""
+class ComparedPeer(msgspec.Struct, kw_only=True):
+    """One peer of a task: why it did not take part, or its seconds, and how far it is from the reference.
+
+    `latents_error` is a step's velocity's, too; `psnr_db` is "identical" where all pixels are equal.
+    """
 
     name: str
-    seconds: Spread
-    speedup: Spread
-    velocity_error: float
+    reason: str | None
+    seconds: Spread | None
+    samples: list[float]
+    speedup: Spread | None
+    latents_error: float | None
+    psnr_db: float | str | None
+    same: bool | None
+    load_seconds: float | None
+    first_seconds: float | None
+    resident_bytes: int | None
+    about: dict[str, str]
 
 
-class Step(Record):
-    """`bench step`."""
+class ComparedTask(Record):
+    """The peers of `generate`, `edit` or `step`, and the one that they are compared with."""
 
-    rows: list[StepRow]
+    reference: str | None
+    rows: list[ComparedPeer]
+
+
+class Changes(Record):
+    """`bench compare` of two stored reports; see `regression.Change`."""
+
+    changes: list[Change]
 
 
 class Serve(msgspec.Struct, kw_only=True):
@@ -178,7 +197,8 @@ RESULTS: dict[str, Any] = {
     "quality": dict[str, Score],
     "words": Words,
     "startup": dict[str, Spread],
-    "step": Step,
+    "compare": dict[str, ComparedTask],
+    "changes": Changes,
     "serve": Serve,
     "recipes": Recipes,
     "engines": Engines,
