@@ -132,4 +132,5 @@ def test_two_comparisons_are_compared_by_the_command(tmp_path: Path, capsys: pyt
     assert "is slower than" in capsys.readouterr().err
     assert main(["bench", "compare", before, after, "--fail-if-slower", "25%"]) == 0
     assert main(["bench", "compare", after, before, "--fail-if-slower", "5%"]) == 0
+    assert main(["bench", "compare", before, before, "--fail-if-slower", "5%"]) == 0
     assert main(["bench", "compare", before, after, "--fail-if-slower", "fast"]) == 2

@@ -27,7 +27,7 @@ def compare_reports(paths: Sequence[Path], tolerance: str | None) -> Report:
     if len(paths) != 2:
         raise RequestError(f"two reports compare, not {len(paths)}", "give the earlier one, then the later one")
     allowed = None if tolerance is None else read_tolerance(tolerance)
-    before, after = (report.fields() for report in read_reports(paths))
+    before, after = (read_reports([path])[0].fields() for path in paths)
     found = changes(before, after)
     if allowed is not None:
         worse = slower(before, after, allowed)
