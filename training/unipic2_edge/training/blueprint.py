@@ -117,11 +117,14 @@ def _text(config: KontextConfig, recipe: Recipe, dtype: torch.dtype) -> Blueprin
 
 
 def _denoiser(config: KontextConfig, recipe: Recipe, dtype: torch.dtype) -> Blueprint:
-    model = KontextTransformer(**config.transformer)
+    model: Any = KontextTransformer(**config.transformer)
+    if recipe.lora is not None:
+        model = Variants(model, ["lora"], recipe.lora, ["lora"])
+    denoiser = model if recipe.lora is None else partial(model, "lora")
     words = config.text_encoder["max_position_embeddings"] + config.t5_length
 
     def forward(micro: Micro) -> Tensor:
-        return _velocity(model, config, micro, *_told(config, dtype, micro.rows, words), dtype)
+        return _velocity(denoiser, config, micro, *_told(config, dtype, micro.rows, words), dtype)
 
     frozen = {"vae": _vae(config), **_encoders(config, recipe)}
     return Blueprint({"transformer": model}, frozen, [model], forward)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from .data.probe import framed
 from .flow import Condition, sample, velocity_loss
 from .grids import save_grid
 from .latent_shards import LatentShards
+from .lora_writer import write_lora
 from .recipe import Recipe
 from .shapes.captions import evaluation_captions
 from .shapes.edits import evaluation_edits
@@ -28,9 +31,11 @@ from .shapes.scene import Canvas
 from .shapes.scores import score_edits, score_generation
 from .stage import TOKENS, Stage, Stateful
 from .transformer import KontextTransformer
+from .variants import Variants
 
 _EVALUATED = 72  # pictures of each task at every look
 _STEPS, _GUIDANCE = 28, 3.5
+_LORA = "lora"
 
 
 class DenoiserStage(Stage):
@@ -60,17 +65,24 @@ class DenoiserStage(Stage):
         """Where the streams of shards stand."""
         return () if self.examples is None else (self.examples.begin(self.share),)
 
-    def _transformer(self) -> KontextTransformer:
+    def _transformer(self) -> nn.Module:
+        """The denoiser, or with `recipe.lora` a LoRA on it, whose weights then stay as they are."""
+        adapter = self.recipe.lora
         if self.checkpoint.has("transformer"):
             model = self.checkpoint.load_transformer()
         else:
             model = KontextTransformer(**KONTEXT[self.recipe.config].transformer)
             initialise(model)
+        trained = model if adapter is None else Variants(model, [_LORA], adapter, [_LORA])
         if self.recipe.gradient_checkpointing:
-            model.enable_gradient_checkpointing()
+            trained.enable_gradient_checkpointing()
         if self.recipe.compile:
-            model.compile_blocks()
-        return model
+            trained.compile_blocks()
+        return trained
+
+    def _denoiser(self) -> Any:
+        """What is trained, to be called as a denoiser is."""
+        return self.model if self.recipe.lora is None else partial(self.model, _LORA)
 
     def losses(self, step: int, device: torch.device) -> Iterator[tuple[Tensor, dict[str, float]]]:
         """The flow-matching loss of one micro-batch of one task each."""
@@ -93,7 +105,7 @@ class DenoiserStage(Stage):
                 latents, condition = self.examples.batch(edit, drawn < dropout, device)
                 counts = self.examples.counts()
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-            loss = velocity_loss(self.model, self.recipe.flow, latents, condition, generator, self.share)
+            loss = velocity_loss(self._denoiser(), self.recipe.flow, latents, condition, generator, self.share)
             yield loss, counts | {TOKENS: self._tokens(latents, condition.reference, condition.context)}
 
     def _tokens(self, latents: Tensor, reference: Tensor | None, context: Tensor) -> int:
@@ -147,7 +159,7 @@ class DenoiserStage(Stage):
         for probe in examples.probes():
             latents, condition = examples.encoded(probe.samples, probe.edit, np.zeros(len(probe.samples), bool), device)
             generator = torch.Generator().manual_seed(5)
-            loss = velocity_loss(self.model, self.recipe.flow, latents, condition, generator)
+            loss = velocity_loss(self._denoiser(), self.recipe.flow, latents, condition, generator)
             losses["edit_probe_loss" if probe.edit else "generate_probe_loss"] = float(loss)
             sources = probe.pictures(0) if probe.edit else None
             rows += probe.rows(self._draw(probe.texts, sources, probe.samples[0].size))
@@ -174,11 +186,11 @@ class DenoiserStage(Stage):
         width, height = size or (self.canvases[0].width, self.canvases[0].height)
         shape = (len(texts), config.latent_channels, height // side, width // side)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(5)).to(device)
-        latents = sample(self.model, self._scheduler(), noise, context, pooled, reference, _STEPS, _GUIDANCE)
+        latents = sample(self._denoiser(), self._scheduler(), noise, context, pooled, reference, _STEPS, _GUIDANCE)
         return to_pictures(self.vae.decode(latents / config.scaling_factor + config.shift_factor).sample)
 
     def finish(self, output: Path) -> None:
-        """Write the whole checkpoint, frozen parts included, to `<output>/checkpoint`."""
+        """Write the whole checkpoint, frozen parts included, to `<output>/checkpoint`; a LoRA merged, and as a file."""
         canvas = self.canvases[0]
         common = {
             "height": canvas.height,
@@ -187,10 +199,13 @@ class DenoiserStage(Stage):
             "guidance_scale": _GUIDANCE,
         }
         defaults = self.checkpoint.defaults() or {"generate": common, "edit": common}
-        parts = {"transformer": copy.deepcopy(self.model).float()}
+        trained: Any = self.model
+        parts = {"transformer": (copy.deepcopy(trained) if self.recipe.lora is None else trained.merged(_LORA)).float()}
         if not self.checkpoint.has("scheduler"):
             parts["scheduler"] = self._scheduler()
         save_checkpoint(output / "checkpoint", self.checkpoint, defaults, replace=True, **parts)
+        if self.recipe.lora is not None:
+            write_lora(output / "lora.safetensors", trained, _LORA)
 
     def _scheduler(self) -> FlowMatchEulerDiscreteScheduler:
         return FlowMatchEulerDiscreteScheduler(**KONTEXT[self.recipe.config].scheduler)

@@ -158,6 +158,7 @@ class Recipe(Section, frozen=True):
     data: Data = Data()
     optimizer: Optimizer = Optimizer()
     flow: Flow = Flow()
+    lora: Adapter | None = None  # the denoiser stage trains it instead of the weights
     talk: Talk = Talk()
     alignment: Alignment = Alignment()
     distillation: Distillation = Distillation()
@@ -226,6 +227,10 @@ def _check(recipe: Recipe, path: Path) -> None:
     }
     problems |= problems_of_shards(recipe.data.kind, recipe.data.sources, recipe.data.shards)
     problems |= problems_of(recipe.reinforce)
+    problems["lora is for the stage denoiser"] = recipe.lora is not None and recipe.stage != "denoiser"
+    problems['data.kind = "shards" is for the stages denoiser and distillation'] = (
+        recipe.data.kind == "shards" and recipe.stage not in ("denoiser", "distillation")
+    )
     for problem, wrong in problems.items():
         if wrong:
             raise RecipeError(f"{path.name}: {problem}", "correct the recipe or the --set option")
