@@ -17,9 +17,13 @@ from unipic2_edge.training.share import Share
 from .forked_training import FSDP2, run, settings
 
 
-def _losses(output: Path) -> list[float]:
+def _values(output: Path, name: str) -> list[float]:
     records = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
-    return [record["loss"] for record in records if "loss" in record]
+    return [record[name] for record in records if name in record]
+
+
+def _losses(output: Path) -> list[float]:
+    return _values(output, "loss")
 
 
 def _weights(output: Path) -> dict[str, torch.Tensor]:
@@ -42,7 +46,8 @@ def test_shards_train_resume_and_leave_a_checkpoint_that_one_process_loads(
     tiny_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     def options(steps: int, **changes: object) -> list[str]:
-        return settings(tiny_checkpoint.folder, schedule__steps=steps, logging__state_every=2, **changes)
+        often = {"logging__state_every": 2, "logging__samples_every": 2}
+        return settings(tiny_checkpoint.folder, schedule__steps=steps, **often, **changes)
 
     run(tmp_path / "one", options(6, batch_size=4))
     run(tmp_path / "sharded", options(6), world=2, extra=FSDP2)
@@ -53,6 +58,10 @@ def test_shards_train_resume_and_leave_a_checkpoint_that_one_process_loads(
     assert _losses(tmp_path / "resumed") == _losses(tmp_path / "sharded")
     for a, b in zip(_losses(tmp_path / "one"), _losses(tmp_path / "sharded"), strict=True):
         assert a == pytest.approx(b, abs=1e-5)
+    drawn = [_values(tmp_path / name, "drawn") for name in ("one", "sharded")]
+    assert len(drawn[0]) == 4  # twice before the last step, there, and at the end
+    assert drawn[1] == pytest.approx(drawn[0], abs=1e-4)
+    assert len(set(drawn[0])) == 3
     one, sharded, resumed = (_weights(tmp_path / name) for name in ("one", "sharded", "resumed"))
     before = tiny_checkpoint.load_transformer().state_dict()
     assert any(not torch.equal(value, before[name]) for name, value in one.items())

@@ -13,8 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
+from unipic2_edge.training.average import WeightAverage
 from unipic2_edge.training.checkpoint import Checkpoint
 from unipic2_edge.training.errors import CheckpointError, WorkError
 from unipic2_edge.training.guard import StepGuard
@@ -205,6 +209,43 @@ def test_losses_that_jump_are_noticed() -> None:
     again = StepGuard(Guard(spike=3))
     again.load_state_dict(guard.state_dict())
     assert again.jump(42, 6.0) == guard.jump(42, 6.0)
+
+
+def test_sample_grids_go_to_tensorboard(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 5), (200, 30, 30)).save(tmp_path / "grid.png")
+    journal = Journal(tmp_path, 0)
+    journal.write(7, {"generation": 0.5})
+    journal.picture(7, tmp_path / "grid.png")
+    journal.picture(8, tmp_path / "none.png")
+    journal.close()
+    events = EventAccumulator(str(tmp_path / "logs"))
+    events.Reload()
+    (picture,) = events.Images("samples")
+    assert (picture.step, picture.width, picture.height) == (7, 9, 5)
+    assert events.Scalars("generation")[0].value == 0.5
+
+
+def test_averages_are_diffusers_and_take_its_states() -> None:
+    ours, theirs = nn.Linear(3, 2), nn.Linear(3, 2)
+    theirs.load_state_dict(ours.state_dict())
+    average, expected = WeightAverage(ours.parameters(), 0.9), EMAModel(theirs.parameters(), decay=0.9)
+    for step in range(30):
+        for model in (ours, theirs):
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(step)))
+        average.step()
+        expected.step(theirs.parameters())
+    for a, b in zip(average.state_dict()["shadow_params"], expected.shadow_params, strict=True):
+        torch.testing.assert_close(a, b)
+    again = WeightAverage(ours.parameters(), 0.9)
+    again.load_state_dict(expected.state_dict())
+    before = ours.weight.clone()
+    with again.applied():
+        torch.testing.assert_close(ours.weight.detach(), expected.shadow_params[0])
+    assert torch.equal(ours.weight, before)
+    with pytest.raises(ValueError, match="of another model"):
+        again.load_state_dict({"shadow_params": [torch.zeros(1)], "optimization_step": 1})
 
 
 def test_a_torn_log_is_mended(tmp_path: Path) -> None:

@@ -180,7 +180,9 @@ def _metaquery(config: MetaqueryConfig, recipe: Recipe, dtype: torch.dtype) -> B
         kept: dict[str, nn.Module] = {"qwen2_5_vl": _qwen(config).requires_grad_(False)}
         if not joint:
             kept["transformer"] = KontextTransformer(**config.transformer).requires_grad_(False)
-    trained: dict[str, nn.Module] = {"conditioner": conditioner} | ({"transformer": transformer} if joint else {})
+    trained: dict[str, nn.Module] = {"conditioner": conditioner}
+    if joint:
+        trained["transformer"] = transformer
     computing = [conditioner, transformer, reader]
     return Blueprint(trained, {"vae": _vae(config)} | kept, computing, forward, lambda micro: _seeing(reader, micro))
 

@@ -23,6 +23,7 @@ from accelerate.utils import (
 )
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
 from .errors import RecipeError, RequestError
@@ -106,6 +107,12 @@ class Distribution:
             return None
         self._blank.load_state_dict(weights, assign=True)
         return self._blank.eval()
+
+    def let_go(self, model: nn.Module) -> None:
+        """Free what a forward pass alone left gathered: it would not follow the next values of the shards."""
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
     def without_sync(self, model: nn.Module, needed: bool) -> AbstractContextManager[None]:
         """Gradients stay where they are in this block, unless `needed`."""

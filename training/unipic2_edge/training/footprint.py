@@ -76,7 +76,8 @@ class _Ledger:
     """Bytes of the distinct tensors that autograd saves, in all and block by block."""
 
     def __init__(self, known: set[int]) -> None:
-        self._known, self._held = set(known), []  # type: tuple[set[int], list[Any]]
+        self._known = set(known)
+        self._held: list[Any] = []
         self.bytes = 0
         self.inside: list[int] = []
         self.entering: list[int] = []

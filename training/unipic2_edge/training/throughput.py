@@ -90,7 +90,7 @@ def measured_ceiling(device: torch.device, dtype: torch.dtype) -> float:
     best, started = float("inf"), time.perf_counter()
     while time.perf_counter() - started < _SECONDS or best == float("inf"):
         begun = time.perf_counter()
-        left @ right
+        torch.matmul(left, right)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - begun)

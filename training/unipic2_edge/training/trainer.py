@@ -209,7 +209,10 @@ class Trainer:
         """Evaluation mode, with averaged weights, for the time of the block."""
         self.model.eval()
         with self.ema.applied() if self.ema is not None else nullcontext(), torch.no_grad():
-            yield
+            try:
+                yield
+            finally:
+                self.distribution.let_go(self.model)
 
     def _scores(self) -> dict[str, float]:
         with self._looking():
