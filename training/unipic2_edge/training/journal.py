@@ -80,5 +80,5 @@ def _stands(line: str, step: int) -> bool:
 
 
 def _number(value: float) -> str:
-    """Six digits; JSON has no word for what is not finite."""
-    return f"{value:.6g}" if np.isfinite(value) else "null"
+    """What a float32 holds; JSON has no word for what is not finite."""
+    return f"{value:.8g}" if np.isfinite(value) else "null"
