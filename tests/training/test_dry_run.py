@@ -83,7 +83,8 @@ def test_the_nine_billion_recipe_is_reckoned_in_seconds_and_little_memory(tmp_pa
 
 
 @pytest.mark.parametrize(
-    "name", ["shapes-vae", "shapes-text", "shapes-kontext", "shapes-metaquery-joint", "shapes-kontext-4step"]
+    "name",
+    ["shapes-vae", "shapes-text", "shapes-kontext", "shapes-metaquery-joint", "shapes-kontext-4step", "shapes-edit-rl"],
 )
 def test_every_stage_of_the_shapes_world_is_drawn_up(name: str) -> None:
     small = ["batch_size=2", "data.sizes=[[64,64]]", "data.size_weights=[1]"]

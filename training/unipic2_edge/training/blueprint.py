@@ -80,6 +80,7 @@ def blueprint(recipe: Recipe, dtype: torch.dtype) -> Blueprint:
         "text": _text,
         "denoiser": _denoiser,
         "distillation": _distillation,
+        "reinforce": _reinforce,
         "vision-language": _vision_language,
         "metaquery": _metaquery,
         "metaquery-joint": _metaquery,
@@ -131,20 +132,38 @@ def _denoiser(config: KontextConfig, recipe: Recipe, dtype: torch.dtype) -> Blue
 
 
 def _distillation(config: KontextConfig, recipe: Recipe, dtype: torch.dtype) -> Blueprint:
-    """One pass of the student with gradients, on the frozen teacher's weights or on a copy of them."""
     settings = recipe.distillation
-    names = ["student", "fake"] if settings.method == "cdm" else ["student"]
-    base = KontextTransformer(**config.transformer)
-    model = Variants(base, names, None if settings.full else settings.adapter, names)
+    names = ("student", "fake") if settings.method == "cdm" else ("student",)
+    adapter = None if settings.full else settings.adapter
+    return _variants(config, recipe, dtype, Variants(_denoising(config), names, adapter, names), "student")
+
+
+def _reinforce(config: KontextConfig, recipe: Recipe, dtype: torch.dtype) -> Blueprint:
+    from .reinforcement.algorithm import POLICY
+    from .reinforcement.stage import make_algorithm  # which brings the rewards with it
+
+    settings = recipe.reinforce
+    adapter = settings.lora if settings.weights == "lora" else None
+    names = make_algorithm(settings).variants
+    return _variants(config, recipe, dtype, Variants(_denoising(config), names, adapter, [POLICY]), POLICY)
+
+
+def _variants(config: KontextConfig, recipe: Recipe, dtype: torch.dtype, model: Variants, trained: str) -> Blueprint:
+    """One pass of the variant with gradients."""
     words = config.text_encoder["max_position_embeddings"] + config.t5_length
 
     def forward(micro: Micro) -> Tensor:
         told = _told(config, dtype, micro.rows, words)
-        return _velocity(partial(model, "student"), config, micro, *told, dtype)
+        return _velocity(partial(model, trained), config, micro, *told, dtype)
 
     frozen = {"vae": _vae(config), **_encoders(config, recipe)}
-    besides = "one pass of the student alone: the teacher's and rollouts' come on top"
+    besides = f"one pass of the {trained} alone: those of the others, and rollouts, come on top"
     return Blueprint({"variants": model}, frozen, [model], forward, besides=besides)
+
+
+def _denoising(config: KontextConfig) -> KontextTransformer:
+    made: KontextTransformer = KontextTransformer(**config.transformer)
+    return made
 
 
 def _vision_language(config: MetaqueryConfig, recipe: Recipe, dtype: torch.dtype) -> Blueprint:
