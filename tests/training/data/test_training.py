@@ -17,6 +17,7 @@ from torch import Tensor
 from unipic2_edge.training import denoiser
 from unipic2_edge.training.checkpoint import Checkpoint
 from unipic2_edge.training.denoiser import DenoiserStage
+from unipic2_edge.training.distillation.stage import DistillationStage
 from unipic2_edge.training.errors import InterruptedWorkError
 from unipic2_edge.training.recipe import Recipe
 from unipic2_edge.training.trainer import Trainer
@@ -89,3 +90,24 @@ def test_the_shapes_world_judges_what_was_trained_on_its_shards(
     recipe = _recipe(make_recipe, shards, tiny_checkpoint, "webdataset", **changes)
     scores = Trainer(recipe, DenoiserStage(recipe, tmp_path / "run"), tmp_path / "run", progress=False).run()
     assert set(scores) == {"generation", "editing"}
+
+
+def test_a_student_is_told_what_the_shards_say(
+    make_recipe: MakeRecipe, shards: Path, tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    changes = {
+        "stage": "distillation",
+        "batch_size": 2,
+        "schedule.steps": 2,
+        "distillation.full": "true",
+        "distillation.steps": 2,
+        "distillation.substeps": 1,
+        "data.shards.cache": "none",
+    }
+    recipe = _recipe(make_recipe, shards, tiny_checkpoint, "webdataset", **changes)
+    scores = Trainer(recipe, DistillationStage(recipe, tmp_path / "run"), tmp_path / "run", progress=False).run()
+    assert set(scores) == {"generate_probe_loss", "edit_probe_loss"}
+    logged = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(entry["loss"]) for entry in logged if "loss" in entry)
+    with Image.open(tmp_path / "run" / "samples" / "step-0000002.png") as grid:
+        assert grid.width > grid.height  # six columns, three for each of the records

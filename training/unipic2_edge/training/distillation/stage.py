@@ -157,21 +157,29 @@ class DistillationStage(Stage):
         """Scores of the student as deployed, beside the teacher's with guidance, taken once; or the data's records."""
         self._to(next(self.model.parameters()).device)
         if self.examples is not None and self.recipe.data.shards.judge == "probe":
-            self._probed(self.examples, folder / f"step-{step:07d}.png")
-            return {}
+            return self._probed(self.examples, folder / f"step-{step:07d}.png")
         examination = Examination(self.canvas, self.settings.evaluated)
         path = folder / f"step-{step:07d}.png"
         scores = examination.take(self._speaking(_STUDENT), self.settings.steps, 1.0, path)
         return scores | {f"teacher_{name}": value for name, value in self._yardstick(examination, folder).items()}
 
-    def _probed(self, examples: ShardExamples, path: Path) -> None:
-        """A grid of the data's first records: source, the student's, what the data has."""
+    def _probed(self, examples: ShardExamples, path: Path) -> dict[str, float]:
+        """On the data's first records: distance from the teacher's guided steps, and a grid with what the data has."""
+        losses: dict[str, float] = {}
         rows: list[Picture] = []
+        device = next(self.model.parameters()).device
         for probe in examples.probes():
+            none = np.zeros(len(probe.samples), bool)
+            latents, condition = examples.encoded(probe.samples, probe.edit, none, device)
+            noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5)).to(device)
+            led = torch.ones(len(noise), dtype=torch.bool, device=device)
+            parts = self._trajectory(self._asked(condition), noise, led)
+            losses["edit_probe_loss" if probe.edit else "generate_probe_loss"] = sum(float(part) for part in parts)
             sources = probe.pictures(0) if probe.edit else None
             size = probe.samples[0].size
             rows += probe.rows(draw(self._speaking(_STUDENT), probe.texts, sources, size, self.settings.steps, 1.0))
         save_grid(path, framed(rows), columns=6)
+        return losses
 
     def _yardstick(self, examination: Examination, folder: Path) -> dict[str, float]:
         """The teacher's scores by its own defaults, kept beside the samples."""
