@@ -220,3 +220,5 @@ def test_diffusion_nft_learns_from_every_picture_at_different_levels() -> None:
     for row in items.places.view(GROUP, 3).tolist():
         assert len(set(row)) == 3
     assert set(items.places.tolist()) == {0, 1, 2, 3}  # never the clean end
+    some = DiffusionNft(Reinforce(nft=Nft(times=3, sigmas=(0.3, 0.9))))
+    assert set(some.items(episode, torch.Generator().manual_seed(0)).places.tolist()) == {1, 2}

@@ -207,8 +207,23 @@ def test_what_is_trained_on_may_not_be_evaluated(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    ["group_size=1", "edit_share=2", "noise.level=1.5", "noise.window=6", "nft.mix=0", "reward_timeout=0", "groups=0"],
+    [
+        "group_size=1",
+        "edit_share=2",
+        "noise.level=1.5",
+        "noise.window=6",
+        "nft.mix=0",
+        "nft.sigmas=[0.9, 0.1]",
+        "reward_timeout=0",
+        "groups=0",
+    ],
 )
 def test_a_table_that_cannot_be_is_refused(change: str) -> None:
     with pytest.raises(RecipeError, match=r"reinforce\."):
         load_recipe("shapes-edit-rl", [f"reinforce.{change}"])
+
+
+def test_an_episode_too_small_for_its_micro_batches_is_refused(tiny_checkpoint: Checkpoint) -> None:
+    for changes in (("gradient_accumulation=13",), ("reinforce.nft.sigmas=[0.01, 0.02]",)):
+        with pytest.raises(RecipeError, match="cannot be divided"):
+            ReinforceStage(_recipe(tiny_checkpoint, *changes))

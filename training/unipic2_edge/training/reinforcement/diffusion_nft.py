@@ -5,12 +5,14 @@ No probabilities are needed, so any sampler draws the pictures; two versions of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from ..variants import Variants
 from .algorithm import POLICY, Algorithm, Episode, Items, Told, velocity
-from .settings import Noise, Reinforce
+from .settings import Nft, Noise, Reinforce
 
 OLD = "old"
 
@@ -26,10 +28,10 @@ class DiffusionNft(Algorithm):
         self.noise = Noise(level=0.0)
 
     def items(self, episode: Episode, generator: torch.Generator) -> Items:
-        """Every picture at `times` different levels of the grid, or at all where there are fewer."""
-        count, levels = len(episode.advantages), len(episode.sigmas) - 1
-        times = min(self.settings.times, levels)
-        places = torch.rand(count, levels, generator=generator).argsort(1)[:, :times]
+        """Every picture at `times` different levels of the grid that are asked for, or at all where there are fewer."""
+        count, levels = len(episode.advantages), torch.tensor(levels_of(self.settings, episode.sigmas))
+        times = min(self.settings.times, len(levels))
+        places = levels[torch.rand(count, len(levels), generator=generator).argsort(1)[:, :times]]
         return Items(torch.arange(count).repeat_interleave(times), places.flatten())
 
     def loss(
@@ -61,6 +63,12 @@ class DiffusionNft(Algorithm):
         """The old version follows the new one, more and more slowly."""
         decay = min(self.settings.decay_rate * episodes, self.settings.decay_most)
         variants.blend(OLD, POLICY, decay)
+
+
+def levels_of(settings: Nft, sigmas: Sequence[float]) -> list[int]:
+    """The places on the grid, its clean end left out, that are learned from; the paper takes all."""
+    low, high = settings.sigmas
+    return [place for place, sigma in enumerate(sigmas[:-1]) if low <= sigma <= high]
 
 
 def nft_loss(

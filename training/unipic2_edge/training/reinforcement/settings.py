@@ -35,6 +35,7 @@ class Nft(Section, frozen=True):
     mix: Positive = 1.0
     kl: NotNegative = 1e-4
     times: Count = 4  # noise levels of the rollout's grid at which each picture is learned from
+    sigmas: tuple[Fraction, Fraction] = (0.0, 1.0)  # only levels within are learned from
     decay_rate: NotNegative = 1e-3  # old ← η·old + (1 − η)·new after an episode, η = min(rate · episodes, most)
     decay_most: Fraction = 0.5
 
@@ -82,5 +83,6 @@ def problems_of(settings: Reinforce) -> dict[str, bool]:
     room = 0 <= noise.window_range[0] <= noise.window_range[1] - noise.window
     return {
         "reinforce.noise.level must be above 0 for flow-grpo": settings.algorithm == "flow-grpo" and noise.level == 0,
+        "reinforce.nft.sigmas must be a range, the lower end first": settings.nft.sigmas[0] >= settings.nft.sigmas[1],
         "reinforce.noise.window_range must have room for the window": noise.window > 0 and not room,
     }

@@ -24,7 +24,7 @@ from ..shapes.scene import Canvas
 from ..stage import Stage, Stateful
 from ..variants import Variants
 from .algorithm import POLICY, Algorithm, Items
-from .diffusion_nft import DiffusionNft
+from .diffusion_nft import DiffusionNft, levels_of
 from .episodes import Director, Drawn, Studio
 from .flow_grpo import FlowGrpo
 from .memory import Memory
@@ -66,8 +66,10 @@ class ReinforceStage(Stage):
     def _check(self) -> None:
         """Every micro-batch has something to learn from."""
         settings = self.settings
-        noisy = min(settings.noise.window or settings.steps - 1, settings.steps - 1)
-        each = noisy if settings.algorithm == "flow-grpo" else min(settings.nft.times, settings.steps)
+        if settings.algorithm == "flow-grpo":
+            each = min(settings.noise.window or settings.steps - 1, settings.steps - 1)
+        else:
+            each = min(settings.nft.times, len(levels_of(settings.nft, self.studio.sigmas(settings.steps))))
         items, parts = (
             settings.groups * settings.group_size * each,
             settings.updates * self.recipe.gradient_accumulation,
