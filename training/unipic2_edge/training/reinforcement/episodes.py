@@ -204,14 +204,13 @@ def _joined(parts: Sequence[Trajectory], steps: tuple[int, ...]) -> Trajectory:
 
 
 def _report(ratings: Sequence[Rating], edit: bool) -> dict[str, float]:
-    """The mean reward and its parts' means, under the task's name: the two alternate in a run."""
-    sums: dict[str, float] = defaultdict(float)
+    """The mean reward and its parts' means where they occur, under the task's name: the two alternate in a run."""
+    values: dict[str, list[float]] = defaultdict(list)
     for rating in ratings:
-        sums["reward"] += rating.value
-        for name, value in rating.parts.items():
-            sums[name] += value
+        for name, value in {"reward": rating.value, **rating.parts}.items():
+            values[name].append(value)
     task = "edit" if edit else "generate"
-    return {f"{task}_{name}": value / len(ratings) for name, value in sums.items()}
+    return {f"{task}_{name}": sum(each) / len(each) for name, each in values.items()}
 
 
 class _Clock:
