@@ -70,7 +70,7 @@ def test_a_student_is_trained_scored_and_written_and_its_teacher_stays(
     for task in ("generate", "edit"):
         default = made.defaults()[task]
         assert (default["num_inference_steps"], default["guidance_scale"]) == (2, 1.0)
-    assert made.load_scheduler().config.shift_terminal == pytest.approx(0.75)
+    assert made.load_scheduler().config["shift_terminal"] == pytest.approx(0.75)
     latents = torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0))
     sigmas, device = torch.tensor([0.7, 0.4]), torch.device("cpu")
     asked = stage._asked(stage._given(np.random.default_rng(0), 0, True, device)[1])
