@@ -90,7 +90,8 @@ def open_peer(settings: Mapping[str, Any]) -> BundlePeer:
     """
     folder, backend, threads = Path(settings["bundle"]), settings["backend"], settings["threads"]
     if backend in ("auto", *_DEVICES):
-        return BundlePeer(Pipeline.load(folder, _DEVICES.get(backend, settings["device"]), threads), backend)
+        device: str = _DEVICES[backend] if backend in _DEVICES else settings["device"]
+        return BundlePeer(Pipeline.load(folder, device, threads), backend)
     bundle = Bundle(folder)
     return BundlePeer(_through(bundle, processor_engines(bundle, backend, threads), threads), backend)
 

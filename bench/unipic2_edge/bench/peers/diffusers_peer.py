@@ -46,7 +46,8 @@ def open_peer(settings: Mapping[str, Any]) -> DiffusersPeer:
     """A peer of `checkpoint`, in `dtype`, on `device`, `compiled` or not, on `threads`."""
     if settings["threads"] is not None:
         torch.set_num_threads(settings["threads"])
-    pipeline = diffusers.StableDiffusion3Pipeline.from_pretrained(
+    kind: Any = diffusers.StableDiffusion3Pipeline  # pyright: ignore[reportPrivateImportUsage]
+    pipeline = kind.from_pretrained(
         settings["checkpoint"], dtype=getattr(torch, settings["dtype"]), use_safetensors=True
     )
     return DiffusersPeer(pipeline.to(settings["device"]), settings["compiled"])

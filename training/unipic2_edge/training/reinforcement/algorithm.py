@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate.utils import gather
@@ -125,8 +126,8 @@ def advantages(values: Tensor, group: int, clip: float) -> Tensor:
         clip: the largest absolute advantage.
     """
     means = values.view(-1, group).mean(1).repeat_interleave(group)
-    everything: Tensor = gather(values)
-    spread = everything.std(correction=0) + 1e-4
+    everything: Any = gather(values)
+    spread: Tensor = everything.std(correction=0) + 1e-4
     return ((values - means) / spread).clamp(-clip, clip)
 
 
