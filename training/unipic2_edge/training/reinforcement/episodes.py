@@ -175,6 +175,16 @@ class Director:
         report = _report(ratings, asked[0].source is not None)
         return Drawn(episode, {**report, "equal_groups": equal, **clock.laps})
 
+    def rated(self, asked: Sequence[Asked], pictures: Sequence[Picture]) -> list[Rating]:
+        """Finished pictures' ratings, in batches, with the same patience as an episode's.
+
+        Raises:
+            SuspendedWorkError, UserError: as for `episode`.
+        """
+        starts = range(0, len(asked), self.at_once)
+        pending = [self.raters.submit(asked[i : i + self.at_once], pictures[i : i + self.at_once]) for i in starts]
+        return [rating for batch in pending for rating in batch.result()]
+
 
 def _collected(pending: Sequence[Pending], device: torch.device) -> list[Rating]:
     """All ratings; where one process cannot have them, all stop."""

@@ -64,7 +64,9 @@ def _caption(caption: Caption) -> Asked:
 
 
 class FilePrompts(Prompts):
-    """JSON lines: `text`; `image`, a path from the file's folder, in edits; the whole line is the record.
+    """JSON lines: `text`, or `prompt` as in GenEval's; `image`, a path from the file's folder, in edits.
+
+    The whole line is the record.
 
     Raises:
         RecipeError: a file is missing or a line is not such a record.
@@ -117,6 +119,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
             raise RecipeError(f"{path}, line {number}: {error}", "one JSON object a line") from error
         if record is None:
             continue
+        if isinstance(record, dict) and "prompt" in record:
+            record = {"text": record["prompt"], **record}
         if not isinstance(record, dict) or not isinstance(record.get("text"), str):
             raise RecipeError(f"{path}, line {number} has no text", 'for instance {"text": "a red circle"}')
         if not isinstance(record.get("image", ""), str):

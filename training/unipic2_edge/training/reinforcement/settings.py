@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from ..rewards.settings import Geneval, Judge
 from ..section import Adapter, AtLeastOne, Count, Fraction, NotNegative, Positive, Section, Whole
 
 
@@ -56,7 +57,7 @@ class Reinforce(Section, frozen=True):
 
     algorithm: Literal["flow-grpo", "diffusion-nft"] = "diffusion-nft"
     edit_share: Fraction = 1.0  # of the episodes; the others generate
-    prompts: str = "shapes"  # or a JSONL file: text, image (for edits), and whatever the rewards want
+    prompts: str = "shapes"  # or a JSONL file: text, image (for edits), and whatever the rewards want; or GenEval's
     evaluation: str | None = None  # such a file, for the looks at a run with prompts from a file
     groups: Count = 12  # of each process
     group_size: Annotated[int, Meta(ge=2)] = 16
@@ -67,6 +68,8 @@ class Reinforce(Section, frozen=True):
     weights: Literal["lora", "full"] = "lora"
     lora: Adapter = Adapter()
     rewards: dict[str, float] = msgspec.field(default_factory=lambda: {"shapes": 1.0})
+    geneval: Geneval = Geneval()
+    judge: Judge = Judge()
     reward_workers: Count = 1
     reward_timeout: Positive = 60.0
     reward_retries: Whole = 2

@@ -18,8 +18,7 @@ from ..flow import attention_backends
 from ..grids import save_grid
 from ..recipe import Recipe
 from ..rewards.raters import Raters
-from ..rewards.registry import make_reward
-from ..rewards.reward import rated
+from ..rewards.registry import Tables, make_reward
 from ..shapes.scene import Canvas
 from ..stage import Stage, Stateful
 from ..variants import Variants
@@ -49,7 +48,8 @@ class ReinforceStage(Stage):
         self.recipe, self.settings = recipe, recipe.reinforce
         self.checkpoint = Checkpoint.open(Path(recipe.init or ""), partial=True)
         self.prompts = make_prompts(self.settings)
-        self.reward = make_reward(self.settings.rewards)
+        tables = Tables(geneval=self.settings.geneval, judge=self.settings.judge)
+        self.reward = make_reward(self.settings.rewards, tables)
         self.algorithm = make_algorithm(self.settings)
         raters = Raters(
             self.reward, self.settings.reward_workers, self.settings.reward_timeout, self.settings.reward_retries
@@ -150,7 +150,7 @@ class ReinforceStage(Stage):
             start = self.studio.start(len(asked), canvas, torch.Generator().manual_seed(5))
             model = _Bound(self.model)
             made = self.studio.draw(model, asked, start, settings.deployed, self.recipe.batch_size)
-            ratings = rated(self.reward, asked, made)
+            ratings = self.director.rated(asked, made)
             scores[f"{task}_reward"] = sum(rating.value for rating in ratings) / len(ratings)
             if all("right" in rating.parts for rating in ratings):
                 scores[task] = sum(rating.parts["right"] for rating in ratings) / len(ratings)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import WorkError
+from ..errors import RecipeError, WorkError
 
 Picture = NDArray[np.uint8]  # [H, W, 3]
 
@@ -41,6 +41,10 @@ class Reward(ABC):
 
     name: str
 
+    def rates(self, asked: Asked) -> bool:
+        """Whether it can say anything about an answer to this request; beside others, it is asked only then."""
+        return True
+
     @abstractmethod
     def rate(self, asked: Sequence[Asked], pictures: Sequence[Picture]) -> list[Rating]:
         """One rating a picture; picture i answers request i."""
@@ -55,7 +59,12 @@ def rated(reward: Reward, asked: Sequence[Asked], pictures: Sequence[Picture]) -
 
     Raises:
         RewardError: it says something that no reward may say.
+        RecipeError: it does not rate such requests.
     """
+    foreign = next((request for request in asked if not reward.rates(request)), None)
+    if foreign is not None:
+        task = "pictures made from words" if foreign.source is None else "edits"
+        raise RecipeError(f"the reward {reward.name} does not rate {task}", "see reinforce.rewards and edit_share")
     ratings = reward.rate(asked, pictures)
     if len(ratings) != len(pictures):
         raise RewardError(f"reward {reward.name} rated {len(ratings)} of {len(pictures)} pictures", "correct it")
@@ -68,7 +77,7 @@ def rated(reward: Reward, asked: Sequence[Asked], pictures: Sequence[Picture]) -
 
 
 class WeightedReward(Reward):
-    """The weighted mean of several; each one's value, and its parts under its name, are parts.
+    """The weighted mean of those that rate a request; each one's value, and its parts under its name, are parts.
 
     Args:
         rewards: with their weights, which are positive.
@@ -78,14 +87,20 @@ class WeightedReward(Reward):
         self.rewards = list(rewards)
         self.name = "+".join(reward.name for reward, _ in rewards)
 
+    def rates(self, asked: Asked) -> bool:
+        """What any of them rates."""
+        return any(reward.rates(asked) for reward, _ in self.rewards)
+
     def rate(self, asked: Sequence[Asked], pictures: Sequence[Picture]) -> list[Rating]:
         """Ask one after another; each is checked by itself, so that an error names the one to blame."""
-        total = sum(weight for _, weight in self.rewards)
-        values = [0.0] * len(pictures)
+        values, totals = [0.0] * len(pictures), [0.0] * len(pictures)
         parts: list[dict[str, float]] = [{} for _ in pictures]
         for reward, weight in self.rewards:
-            for index, rating in enumerate(rated(reward, asked, pictures)):
-                values[index] += rating.value * weight / total
-                parts[index] |= {reward.name: rating.value}
-                parts[index] |= {f"{reward.name}_{name}": value for name, value in rating.parts.items()}
-        return [Rating(min(value, 1.0), part) for value, part in zip(values, parts, strict=True)]
+            rows = [row for row, request in enumerate(asked) if reward.rates(request)]
+            ratings = rated(reward, [asked[row] for row in rows], [pictures[row] for row in rows]) if rows else []
+            for row, rating in zip(rows, ratings, strict=True):
+                values[row] += rating.value * weight
+                totals[row] += weight
+                parts[row] |= {reward.name: rating.value}
+                parts[row] |= {f"{reward.name}_{name}": value for name, value in rating.parts.items()}
+        return [Rating(min(value / total, 1.0), part) for value, total, part in zip(values, totals, parts, strict=True)]
