@@ -14,6 +14,7 @@ from unipic2_edge.runtime.progress import progress
 from unipic2_edge.runtime.request import task_defaults
 
 from .compare_command import bench_compare as bench_compare
+from .judged.commands import is_judged, judged_report
 from .latency.commands import bench_latency as bench_latency
 from .quality import (
     Settings,
@@ -35,8 +36,14 @@ if TYPE_CHECKING:
 
 
 def bench_quality(arguments: argparse.Namespace) -> Report:
-    """Scores of the autoencoder, of all tasks, and of generation on held-out combinations, with 95 % intervals."""
+    """Scores of the autoencoder, of all tasks, and of generation on held-out combinations, with 95 % intervals.
+
+    Of real models GenEval's, or a judge's of edits.
+    """
+    judged = is_judged(arguments)
     pipeline = Pipeline.load(arguments.bundle)
+    if judged:
+        return judged_report(arguments, _identity(pipeline), pipeline)
     settings, answers = _settings(pipeline, arguments), pipeline.manifest.query is not None
     with progress((4 if answers else 3) * batches(settings.prompts), "batch", arguments) as advance:
         scores = {
@@ -111,17 +118,18 @@ def _settings(pipeline: Pipeline, arguments: argparse.Namespace) -> Settings:
 
 
 def _record(arguments: argparse.Namespace, pipeline: Pipeline, settings: Settings) -> dict[str, object]:
-    manifest = pipeline.manifest
-    return {
-        "bundle": manifest.name,
-        "source": manifest.source.sha256,
-        "recipe": manifest.recipe,
+    return _identity(pipeline) | {
         "prompts": settings.prompts,
         "steps": settings.steps,
         "guidance": settings.guidance,
         "seed": settings.seed,
         "size": f"{settings.width}x{settings.height}",
     }
+
+
+def _identity(pipeline: Pipeline) -> dict[str, object]:
+    manifest = pipeline.manifest
+    return {"bundle": manifest.name, "source": manifest.source.sha256, "recipe": manifest.recipe}
 
 
 def bench_engines(arguments: argparse.Namespace) -> Report:

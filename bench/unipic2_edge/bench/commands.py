@@ -10,6 +10,7 @@ from unipic2_edge.runtime.errors import OutputError
 
 from .acceptance.commands import accept_outcome, add_accept
 from .compare_command import add_compare
+from .judged.commands import add_judged
 from .latency.commands import add_latency
 from .reporting.commands import add_report, report_outcome
 from .results import Report, write_report
@@ -39,7 +40,8 @@ def demo(arguments: argparse.Namespace) -> Outcome:
 def bench_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `bench` and of its kinds."""
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
-    quality = kinds.add_parser("quality", help="scores on the shapes world, on unseen prompts")
+    quality = kinds.add_parser("quality", help="scores on the shapes world, on unseen prompts; GenEval's, a judge's")
+    add_judged(quality)
     quality.add_argument("--prompts", type=int, default=600, help="of each task (default: 600)")
     compare = add_compare(kinds)
     words = kinds.add_parser("words", help="a first and a second look at a picture, and answers, against PyTorch")

@@ -25,6 +25,7 @@ from .stored import Stored, damaged, picture_kind
 _KINDS: dict[str, Callable[[Stored], list[Content]]] = {
     "accept": acceptance_kind.acceptance,
     "quality": quality_kinds.quality,
+    "judge": quality_kinds.judge,
     "recipes": quality_kinds.recipes,
     "latency": latency_kind.latency,
     "throughput": throughput_kind.throughput,

@@ -1,8 +1,8 @@
-"""What reports of `bench quality` and `bench recipes` show."""
+"""What reports of `bench quality`, of a judge or not, and `bench recipes` show."""
 
 from __future__ import annotations
 
-from ..page import Cell, Content, Note, Table
+from ..page import Cell, Content, Note, Share, Table
 from .figures import Fields, amount, error, percent, seconds, share
 from .stored import Stored
 
@@ -18,6 +18,23 @@ def quality(report: Stored) -> list[Content]:
         rows.append([name, f"{score['right']} of {score['total']}", share(score)])
         rows += [[task, f"{made['right']} of {made['total']}", share(made)] for task, made in score["tasks"].items()]
     return [Table(["task", "right", "share (95 % interval)"], rows, frozenset(whole))]
+
+
+def judge(report: Stored) -> list[Content]:
+    """A judge's scores, all edits together, by question and by task, with their intervals."""
+    rows: list[list[Cell]] = []
+    whole, unanswered = set(), 0
+    for name, score in report.results.items():
+        whole.add(len(rows))
+        unanswered += score["unanswered"]
+        parts = {**score["questions"], **score["tasks"]}
+        for part, made in ((name, score), *parts.items()):
+            rows.append([part.replace("_", " "), str(made["total"]), Share(made["mean"], *made["interval_95"])])
+    told = (
+        f"{report.settings['judge']} judged, with the questions {report.settings['wording']}; "
+        f"{unanswered} edits without a proper answer are not counted."
+    )
+    return [Table(["what", "edits", "mean (95 % interval)"], rows, frozenset(whole)), Note(told)]
 
 
 def recipes(report: Stored) -> list[Content]:

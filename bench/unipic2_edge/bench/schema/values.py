@@ -46,6 +46,22 @@ class Score(TaskScore):
     tasks: dict[str, TaskScore]
 
 
+class MeanScore(Record):
+    """A mean of values 0…1 and its 95 % interval."""
+
+    mean: float
+    total: int
+    interval_95: list[float]
+
+
+class JudgedScore(MeanScore):
+    """A judge's score of all edits, of each task and of each question; nonsense it answered is not in them."""
+
+    unanswered: int
+    tasks: dict[str, MeanScore]
+    questions: dict[str, MeanScore]
+
+
 class PictureFile(Record):
     """A picture beside the report, and its words."""
 

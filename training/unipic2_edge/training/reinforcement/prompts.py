@@ -74,8 +74,8 @@ class FilePrompts(Prompts):
 
     def __init__(self, training: Path, evaluation: Path | None) -> None:
         self.folder = training.parent
-        self._training = _lines(training)
-        self._evaluation = _lines(evaluation) if evaluation is not None else []
+        self._training = read_lines(training)
+        self._evaluation = read_lines(evaluation) if evaluation is not None else []
         seen = {_key(line) for line in self._training}
         both = next((line for line in self._evaluation if _key(line) in seen), None)
         if both is not None:
@@ -106,11 +106,16 @@ def _of_task(lines: list[dict[str, Any]], edit: bool) -> list[dict[str, Any]]:
     return [line for line in lines if ("image" in line) == edit]
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines, with a text each.
+
+    Raises:
+        RecipeError: it cannot be read, or a line is no such record.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"the prompts {path} cannot be read: {error}", "see reinforce.prompts") from error
+        raise RecipeError(f"the prompts {path} cannot be read: {error}", "give a file of JSON lines") from error
     lines = []
     for number, line in enumerate(text.splitlines(), 1):
         try:

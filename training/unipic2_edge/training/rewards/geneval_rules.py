@@ -1,8 +1,8 @@
 """GenEval's rules: which detections count, what is beside what, whether a picture is right, and how nearly.
 
 Rules and thresholds are those of the original tool (Ghosh et al. 2023, arXiv 2310.11513, `evaluate_images.py`): a
-picture is right where every inclusion is met by its class's most certain objects and no exclusion is reached. Partial credit is
-made after the GenEval reward of Flow-GRPO (Liu et al. 2025, arXiv 2505.05470): the mean over what is demanded.
+picture is right where every inclusion is met by its class's most certain objects and no exclusion is reached. Partial
+credit is made after the GenEval reward of Flow-GRPO (Liu et al. 2025, arXiv 2505.05470): the mean over the demands.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Verdict:
-    """GenEval's strict judgement, what it found missing, partial credit 0…1; `parts` are its means by kind of demand."""
+    """GenEval's strict judgement, what is missing, partial credit 0…1; `parts` are its means by kind of demand."""
 
     right: bool
     missing: tuple[str, ...]

@@ -20,6 +20,9 @@ class Tables(Section, frozen=True):
     judge: Judge = Judge()
 
 
+_DEFAULT = Tables()
+
+
 def _geneval(tables: Tables) -> Reward:
     from .geneval import GenevalReward  # transformers' models are opened only where they are asked for
 
@@ -39,7 +42,7 @@ REWARDS: dict[str, Callable[[Tables], Reward]] = {
 }
 
 
-def make_reward(weights: Mapping[str, float], tables: Tables = Tables()) -> Reward:
+def make_reward(weights: Mapping[str, float], tables: Tables = _DEFAULT) -> Reward:
     """The weighted mean of the named rewards; a name with a colon, `package.module:name`, is a user's own.
 
     Their models are opened and their servers asked, so that what is missing is said now.
