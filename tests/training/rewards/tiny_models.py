@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
@@ -33,7 +34,7 @@ def tiny_segmenter(folder: Path) -> Path:
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )  # fmt: skip
     config = Mask2FormerConfig(
-        backbone_config=swin, feature_size=16, mask_feature_size=16, hidden_dim=16, encoder_feedforward_dim=16,
+        backbone_config=swin, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=16,
         encoder_layers=1, decoder_layers=2, num_attention_heads=2, dim_feedforward=16, num_queries=6,
         id2label=NAMES, label2id={name: number for number, name in NAMES.items()},
     )  # fmt: skip
@@ -60,9 +61,7 @@ def tiny_boxes(folder: Path) -> Path:
 def tiny_clip(folder: Path) -> Path:
     """A CLIP with a tokenizer of bytes."""
     torch.manual_seed(0)
-    from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
-
-    letters = list(bytes_to_unicode().values())
+    letters = sorted(ByteLevel.alphabet())
     words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True)
     (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))

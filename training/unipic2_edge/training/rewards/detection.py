@@ -65,13 +65,13 @@ class TransformersDetector(Detector):
     """
 
     def __init__(self, name: str, device: str, batch: int = 8) -> None:
-        from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
+        from transformers import AutoConfig, AutoModelForObjectDetection
         from transformers import AutoModelForUniversalSegmentation as AutoModelForSegmentation
 
         config = opened("detector", name, AutoConfig.from_pretrained)
         self.segments = not any("ObjectDetection" in kind for kind in config.architectures or ())
         auto = AutoModelForSegmentation if self.segments else AutoModelForObjectDetection
-        self.processor = opened("detector", name, AutoImageProcessor.from_pretrained)
+        self.processor = opened("detector", name, _image_processor)
         wanted = f"post_process_{'instance_segmentation' if self.segments else 'object_detection'}"
         if not hasattr(self.processor, wanted):
             raise RecipeError(f"the detector {name} finds no objects", "give a Mask2Former of instances, or a DETR")
@@ -164,6 +164,23 @@ def cropped(picture: Picture, thing: Found) -> Image.Image:
     shown = picture if thing.mask is None else np.where(thing.mask[..., None], picture, np.array(_BLANK, np.uint8))
     left, top, right, bottom = (round(edge) for edge in thing.box)
     return Image.fromarray(shown).crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+
+
+def _image_processor(name: str) -> Any:
+    """A model's own image processor, the one that works by Pillow: the others need torchvision.
+
+    Raises:
+        OSError, ValueError: there is none.
+    """
+    import transformers
+
+    settings, _ = transformers.ImageProcessingMixin.get_image_processor_dict(name)
+    kind = str(settings.get("image_processor_type") or settings.get("feature_extractor_type"))
+    kind = kind.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast").removesuffix("Pil") + "Pil"
+    processor = getattr(transformers, kind, None)
+    if processor is None:
+        raise ValueError(f"transformers has no {kind}")
+    return processor.from_pretrained(name)
 
 
 def opened(what: str, name: str, load: Callable[[str], Any]) -> Any:
