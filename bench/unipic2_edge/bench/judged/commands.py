@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unipic2_edge.runtime.errors import OutputError, RequestError
-from unipic2_edge.runtime.pipeline import Pipeline
 from unipic2_edge.runtime.progress import progress
-from unipic2_edge.runtime.request import task_defaults
 
-from ..quality import Settings, score_lines, score_record
 from ..results import Report
+
+if TYPE_CHECKING:
+    from unipic2_edge.runtime.pipeline import Pipeline
+
+    from ..quality import Settings
 
 
 def add_judged(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +76,7 @@ def _geneval(arguments: argparse.Namespace, recorded: dict[str, object], pipelin
     from unipic2_edge.training.rewards.geneval_metadata import read_metadata
     from unipic2_edge.training.rewards.settings import Geneval
 
+    from ..quality import score_lines, score_record
     from .geneval import judge_generation
 
     lines = read_metadata(arguments.metadata)
@@ -129,6 +132,10 @@ def _lines(name: str, found: Any) -> list[str]:
 
 
 def _settings(arguments: argparse.Namespace, pipeline: Pipeline, task: Any, prompts: int) -> Settings:
+    from unipic2_edge.runtime.request import task_defaults
+
+    from ..quality import Settings
+
     default = task_defaults(pipeline.manifest, task)
     return Settings(
         prompts,
