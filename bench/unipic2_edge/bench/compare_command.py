@@ -93,8 +93,9 @@ def _compare_peers(arguments: argparse.Namespace) -> Report:
     from .peers.jobs import jobs_of
 
     run = _run(arguments)
-    names = peer_names(arguments.peers or DEFAULT) if arguments.checkpoint is not None else []
-    entrants = [checkpoint_entrant(name, arguments.checkpoint, run.setting) for name in names]
+    checkpoint: Path | None = arguments.checkpoint
+    names = peer_names(arguments.peers or DEFAULT)
+    entrants = [] if checkpoint is None else [checkpoint_entrant(name, checkpoint, run.setting) for name in names]
     entrants += bundle_entrants(arguments.bundle, arguments.backends.split(","), run.setting)
     tasks = {
         task: jobs_of(task, arguments.prompts, run.settings, run.space, arguments.context) for task in run.setting.tasks

@@ -82,7 +82,7 @@ def test_pictures_of_the_stand_in_agree_with_pytorch(setting: Setting, gpu: Gpu,
     assert [row["task"] for row in made.results["rows"]] == ["generate", "edit"]
     assert all(row["latents_error"] < 1e-3 for row in made.results["rows"])
     assert made.results["same_seed_same_bytes"] is True
-    assert max(context.executed for context in gpu.library.contexts) > 4 * 28  # the denoiser's: it did run there
+    assert max(context.executed for context in gpu.library.contexts) >= 4 * 28  # the denoiser's: it did run there
 
 
 @pytest.mark.slow

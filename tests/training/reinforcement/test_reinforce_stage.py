@@ -190,7 +190,7 @@ def test_prompts_from_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "problem"),
-    [("{", "line 1"), ({"prompt": "a dog"}, "has no text"), ({"text": "a", "image": 3}, "image is no path")],
+    [("{", "line 1"), ({"words": "a dog"}, "has no text"), ({"text": "a", "image": 3}, "image is no path")],
 )
 def test_a_file_that_is_wrong_is_refused(tmp_path: Path, line: object, problem: str) -> None:
     with pytest.raises(RecipeError, match=problem):
