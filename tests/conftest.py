@@ -67,7 +67,7 @@ def metaquery_bundle(made_once: MadeOnce, metaquery_checkpoint: Path) -> Path:
     """The folder of its fp32 bundle, not built; do not write to it."""
     from unipic2_edge.export.builtin_recipes import find_recipe
     from unipic2_edge.export.bundle_writer import write_bundle
-    from unipic2_edge.training.metaquery import open_checkpoint
+    from unipic2_edge.training.metaquery.checkpoint import open_checkpoint
 
     return made_once(
         "metaquery-bundle",

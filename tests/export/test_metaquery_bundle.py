@@ -23,8 +23,8 @@ from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.errors import CheckpointError, RequestError
 from unipic2_edge.runtime.pipeline import Pipeline
 from unipic2_edge.runtime.qwen.sampling import SamplingSettings
-from unipic2_edge.training.metaquery import MetaqueryCheckpoint, open_checkpoint
-from unipic2_edge.training.metaquery_pipeline import MetaqueryPipeline
+from unipic2_edge.training.metaquery.checkpoint import MetaqueryCheckpoint, open_checkpoint
+from unipic2_edge.training.metaquery.pipeline import MetaqueryPipeline
 from unipic2_edge.training.shapes.render import Picture, render
 from unipic2_edge.training.shapes.scene import Canvas, sample_scene
 

@@ -19,7 +19,7 @@ from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 from unipic2_edge.export.assembly import assemble
 from unipic2_edge.export.graph_specs import GraphSpec
 from unipic2_edge.export.qwen_specs import connector_spec, language_specs, lm_head_spec, vision_spec
-from unipic2_edge.training.conditioner import ConnectorConfig, MetaQueryConditioner
+from unipic2_edge.training.metaquery.conditioner import ConnectorConfig, MetaQueryConditioner
 
 Floats = NDArray[np.float32]
 HIDDEN, LAYERS, PAIRS, ANGLE = 128, 3, 2, 32

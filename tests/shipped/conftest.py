@@ -41,7 +41,7 @@ def words_bundle(words_checkpoint: Path, made_once: Callable[[str, Callable[[Pat
     """Its fp32 bundle; do not write to it."""
     from unipic2_edge.export.builtin_recipes import find_recipe
     from unipic2_edge.export.bundle_writer import write_bundle
-    from unipic2_edge.training.metaquery import open_checkpoint
+    from unipic2_edge.training.metaquery.checkpoint import open_checkpoint
 
     return made_once(
         "shapes-metaquery",

@@ -15,7 +15,7 @@ from unipic2_edge.export.verify import verify
 from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.pipeline import Pipeline
 from unipic2_edge.training.layout import METAQUERY
-from unipic2_edge.training.metaquery import MetaqueryCheckpoint
+from unipic2_edge.training.metaquery.checkpoint import MetaqueryCheckpoint
 from unipic2_edge.training.shapes.questions import evaluation_questions, score_answers
 from unipic2_edge.training.shapes.render import render
 from unipic2_edge.training.shapes.scene import Canvas

@@ -6,7 +6,7 @@ import pytest
 
 from unipic2_edge.training.checkpoint import Checkpoint
 from unipic2_edge.training.init import init_checkpoint
-from unipic2_edge.training.metaquery import MetaqueryCheckpoint
+from unipic2_edge.training.metaquery.checkpoint import MetaqueryCheckpoint
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # a forked process imports this module by its name
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["unipic2_edge.training.trainer", "unipic2_edge.training.denoiser"])
+_CONTEXT.set_forkserver_preload(["unipic2_edge.training.loop.trainer", "unipic2_edge.training.denoiser"])
 
 #: What training/configs/fsdp2-*.yaml say, as accelerate's launcher hands it on.
 FSDP2 = {
@@ -86,9 +86,9 @@ def _train(output: Path, options: list[str], environment: dict[str, str], step: 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     import torch
 
+    from unipic2_edge.training.loop.trainer import Trainer
     from unipic2_edge.training.recipe import load_recipe
     from unipic2_edge.training.stages import make_stage
-    from unipic2_edge.training.trainer import Trainer
 
     torch.set_num_threads(1)
     try:

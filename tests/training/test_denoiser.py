@@ -14,8 +14,8 @@ from unipic2_edge.training.checkpoint import Checkpoint
 from unipic2_edge.training.denoiser import DenoiserStage
 from unipic2_edge.training.errors import RecipeError
 from unipic2_edge.training.flow import Condition, velocity_loss
+from unipic2_edge.training.loop.trainer import Trainer
 from unipic2_edge.training.recipe import Flow, Recipe, load_recipe
-from unipic2_edge.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from unipic2_edge.training.errors import RecipeError
+from unipic2_edge.training.loop.trainer import learning_rate
 from unipic2_edge.training.recipe import RECIPES, load_recipe
-from unipic2_edge.training.trainer import learning_rate
 
 SHIPPED = sorted(path.stem for path in RECIPES.glob("*.toml"))
 

@@ -64,8 +64,8 @@ def bench_words(arguments: argparse.Namespace) -> Report:
     import psutil
     import torch
 
-    from unipic2_edge.training.metaquery import MetaqueryCheckpoint
-    from unipic2_edge.training.metaquery_pipeline import MetaqueryPipeline
+    from unipic2_edge.training.metaquery.checkpoint import MetaqueryCheckpoint
+    from unipic2_edge.training.metaquery.pipeline import MetaqueryPipeline
 
     from .words import measure_words, words_lines, words_record
 

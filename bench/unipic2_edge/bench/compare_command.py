@@ -159,7 +159,7 @@ def _settings(arguments: argparse.Namespace, bundles: list[Bundle]) -> Settings:
         default = task_defaults(bundles[0].manifest, "generate")
     else:
         from unipic2_edge.export.host_files import task_defaults as defaults_of
-        from unipic2_edge.training.metaquery import open_checkpoint
+        from unipic2_edge.training.metaquery.checkpoint import open_checkpoint
 
         default = defaults_of(open_checkpoint(arguments.checkpoint, partial=True))["generate"]
     width, height = parse_size(arguments.size) if arguments.size else (default.width, default.height)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from unipic2_edge.runtime.answer import Answer
 from unipic2_edge.runtime.pipeline import Pipeline
-from unipic2_edge.training.metaquery_pipeline import MetaqueryPipeline
+from unipic2_edge.training.metaquery.pipeline import MetaqueryPipeline
 from unipic2_edge.training.shapes.edits import evaluation_edits
 from unipic2_edge.training.shapes.render import Picture, render
 

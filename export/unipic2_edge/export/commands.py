@@ -63,7 +63,7 @@ def export(arguments: argparse.Namespace) -> Outcome:
     from unipic2_edge.runtime.errors import RequestError
     from unipic2_edge.runtime.files import write_bytes
     from unipic2_edge.runtime.progress import progress
-    from unipic2_edge.training.metaquery import open_checkpoint
+    from unipic2_edge.training.metaquery.checkpoint import open_checkpoint
 
     from .components import components_of
     from .quantized_export import export_bundle

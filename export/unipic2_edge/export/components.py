@@ -10,7 +10,7 @@ import torch
 from unipic2_edge.runtime.errors import CheckpointError, RequestError
 from unipic2_edge.training.checkpoint import Checkpoint
 from unipic2_edge.training.layout import QWEN
-from unipic2_edge.training.metaquery import MetaqueryCheckpoint
+from unipic2_edge.training.metaquery.checkpoint import MetaqueryCheckpoint
 
 from .encoders import ClipGraph, T5Graph, VaeDecoderGraph, VaeEncoderGraph
 from .filling import denoiser_loads, modulation_loads, t5_loads

@@ -20,7 +20,7 @@ from unipic2_edge.runtime.bundle import (
 from unipic2_edge.runtime.files import write_bytes
 from unipic2_edge.training.checkpoint import Checkpoint
 from unipic2_edge.training.configs import RELEASED_DEFAULTS
-from unipic2_edge.training.metaquery import MetaqueryCheckpoint
+from unipic2_edge.training.metaquery.checkpoint import MetaqueryCheckpoint
 
 from .qwen_host import write_query_part
 from .recipes import Recipe

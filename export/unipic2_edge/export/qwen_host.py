@@ -13,7 +13,7 @@ from unipic2_edge.runtime.errors import CheckpointError
 from unipic2_edge.runtime.files import write_bytes
 from unipic2_edge.runtime.qwen.settings import ChatSettings, QwenSettings, RopeSettings, VisionSettings
 from unipic2_edge.training.layout import QWEN
-from unipic2_edge.training.metaquery import MetaqueryCheckpoint
+from unipic2_edge.training.metaquery.checkpoint import MetaqueryCheckpoint
 
 from .recipes import Recipe
 from .weights import write_weights

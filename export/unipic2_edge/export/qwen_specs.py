@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from unipic2_edge.runtime.bundle import TensorSpec
-from unipic2_edge.training.conditioner import MetaQueryConditioner
+from unipic2_edge.training.metaquery.conditioner import MetaQueryConditioner
 
 from .connector import ConnectorHead
 from .graph_specs import IN_MEMORY, GraphSpec, Stage, graph_spec, portion, tensor_spec, whole_graph

@@ -54,7 +54,7 @@ def verify(arguments: argparse.Namespace) -> Outcome:
     if arguments.coverage is not None:
         return _coverage(arguments)
     from unipic2_edge.runtime.bundle import Bundle
-    from unipic2_edge.training.metaquery import open_checkpoint
+    from unipic2_edge.training.metaquery.checkpoint import open_checkpoint
 
     from .quality import read_quality
 
@@ -86,7 +86,7 @@ def _sensitivity(arguments: argparse.Namespace) -> Outcome:
     from unipic2_edge.runtime.bundle import Bundle
     from unipic2_edge.runtime.errors import RequestError
     from unipic2_edge.runtime.progress import progress
-    from unipic2_edge.training.metaquery import open_checkpoint
+    from unipic2_edge.training.metaquery.checkpoint import open_checkpoint
 
     from .ranking import rank_layers, ranking_lines
 

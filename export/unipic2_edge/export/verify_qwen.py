@@ -19,10 +19,10 @@ from unipic2_edge.runtime.qwen.querying import Turn
 from unipic2_edge.runtime.qwen.seeing import Eyes
 from unipic2_edge.runtime.session import Session
 from unipic2_edge.training.checkpoint import Checkpoint
-from unipic2_edge.training.conditioner import MetaQueryConditioner
-from unipic2_edge.training.metaquery import MetaqueryCheckpoint
-from unipic2_edge.training.querying import Querying
-from unipic2_edge.training.sight import positions
+from unipic2_edge.training.metaquery.checkpoint import MetaqueryCheckpoint
+from unipic2_edge.training.metaquery.conditioner import MetaQueryConditioner
+from unipic2_edge.training.metaquery.querying import Querying
+from unipic2_edge.training.qwen.sight import positions
 
 from .comparing import Comparison, arrays_of, open_graph
 

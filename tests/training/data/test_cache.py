@@ -16,8 +16,8 @@ from unipic2_edge.training.checkpoint import Checkpoint
 from unipic2_edge.training.data.cache import Cache
 from unipic2_edge.training.data.examples import ShardExamples
 from unipic2_edge.training.errors import OutputError, WorkError
+from unipic2_edge.training.loop.share import WHOLE
 from unipic2_edge.training.recipe import Recipe
-from unipic2_edge.training.share import WHOLE
 
 CPU = torch.device("cpu")
 MakeRecipe = Callable[..., Recipe]

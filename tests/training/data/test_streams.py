@@ -21,8 +21,8 @@ from unipic2_edge.training.data.settings import ShardSource
 from unipic2_edge.training.data.source import Source
 from unipic2_edge.training.data.streams import ShardStreams
 from unipic2_edge.training.errors import DataError, RecipeError, UserError, WorkError
+from unipic2_edge.training.loop.share import WHOLE, Share
 from unipic2_edge.training.recipe import Recipe, load_recipe
-from unipic2_edge.training.share import WHOLE, Share
 
 MakeRecipe = Callable[..., Recipe]
 KINDS: tuple[Kind, ...] = ("captions", "edits")

@@ -19,8 +19,8 @@ from unipic2_edge.training.checkpoint import Checkpoint
 from unipic2_edge.training.denoiser import DenoiserStage
 from unipic2_edge.training.distillation.stage import DistillationStage
 from unipic2_edge.training.errors import InterruptedWorkError
+from unipic2_edge.training.loop.trainer import Trainer
 from unipic2_edge.training.recipe import Recipe
-from unipic2_edge.training.trainer import Trainer
 
 MakeRecipe = Callable[..., Recipe]
 SUFFIXES = {"webdataset": ".tar", "parquet": ".parquet"}

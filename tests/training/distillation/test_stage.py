@@ -13,9 +13,9 @@ from torch import Tensor
 from unipic2_edge.training.checkpoint import Checkpoint
 from unipic2_edge.training.distillation.stage import DistillationStage
 from unipic2_edge.training.errors import RecipeError
-from unipic2_edge.training.metaquery import MetaqueryCheckpoint
+from unipic2_edge.training.loop.trainer import Trainer
+from unipic2_edge.training.metaquery.checkpoint import MetaqueryCheckpoint
 from unipic2_edge.training.recipe import Recipe, load_recipe
-from unipic2_edge.training.trainer import Trainer
 
 
 def _recipe(folder: Path, steps: int, **changes: object) -> Recipe:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from unipic2_edge.training.checkpoint import Checkpoint
 from unipic2_edge.training.errors import RecipeError, SuspendedWorkError
+from unipic2_edge.training.loop.trainer import Trainer
 from unipic2_edge.training.recipe import Recipe, load_recipe
 from unipic2_edge.training.reinforcement.prompts import FilePrompts, ShapesPrompts
 from unipic2_edge.training.reinforcement.stage import ReinforceStage
@@ -21,7 +22,6 @@ from unipic2_edge.training.rewards import raters
 from unipic2_edge.training.rewards.reward import Asked, Picture, Rating, Reward
 from unipic2_edge.training.shapes.captions import held_out_text
 from unipic2_edge.training.shapes.scene import Canvas
-from unipic2_edge.training.trainer import Trainer
 
 
 class Reddish(Reward):

@@ -15,6 +15,7 @@ from PIL import Image
 
 from unipic2_edge.training.checkpoint import Checkpoint
 from unipic2_edge.training.errors import RecipeError, SuspendedWorkError
+from unipic2_edge.training.loop.trainer import Trainer
 from unipic2_edge.training.recipe import load_recipe
 from unipic2_edge.training.reinforcement.stage import ReinforceStage
 from unipic2_edge.training.rewards import chat_server
@@ -24,7 +25,6 @@ from unipic2_edge.training.rewards.raters import Raters
 from unipic2_edge.training.rewards.registry import Tables, make_reward
 from unipic2_edge.training.rewards.reward import Asked, Picture
 from unipic2_edge.training.rewards.settings import Judge
-from unipic2_edge.training.trainer import Trainer
 
 from .stub_judge import following, scores, stalling, stub_judge
 

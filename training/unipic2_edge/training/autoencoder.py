@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from .configs import KONTEXT
 from .grids import save_grid
+from .loop.stage import Stage
 from .recipe import Recipe
 from .shapes.render import Picture, render
 from .shapes.scene import Canvas, Scene, sample_scene
 from .shapes.verifier import scene_reads_back
-from .stage import Stage
 
 _KL_WEIGHT = 1e-3  # per latent dimension
 _OBJECT_WEIGHT = 5.0  # objects cover a tenth of a picture; unweighted, their edges come last
@@ -86,7 +86,7 @@ class AutoencoderStage(Stage):
 
     def flops(self) -> float:
         """Counted on the meta device."""
-        from .dry_run import planned_flops  # which imports every stage's models
+        from .planning.dry_run import planned_flops  # which imports every stage's models
 
         return planned_flops(self.recipe)
 

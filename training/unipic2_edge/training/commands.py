@@ -57,8 +57,8 @@ def train(arguments: argparse.Namespace) -> Outcome:
     output = Path(arguments.output or recipe.output or f"runs/{recipe.name}")
     if recipe.threads:
         os.environ["OMP_NUM_THREADS"] = str(recipe.threads)
+    from .loop.trainer import Trainer
     from .stages import make_stage
-    from .trainer import Trainer
 
     trainer = Trainer(recipe, make_stage(recipe, output), output, progress=not arguments.quiet)
     scores = trainer.run()
@@ -76,7 +76,7 @@ def _dry_run(recipe: Recipe, arguments: argparse.Namespace) -> Outcome:
     Raises:
         RequestError: hardware that cannot be.
     """
-    from .dry_run import Hardware, dry_run
+    from .planning.dry_run import Hardware, dry_run
 
     tflops = arguments.gpu_tflops or recipe.logging.peak_tflops or Hardware.tflops
     if min(arguments.gpus, arguments.gpu_memory, tflops) <= 0 or not 0 < arguments.mfu <= 1:

@@ -22,6 +22,7 @@ from .data.probe import framed
 from .flow import Condition, sample, velocity_loss
 from .grids import save_grid
 from .latent_shards import LatentShards
+from .loop.stage import TOKENS, Stage, Stateful
 from .lora_writer import write_lora
 from .recipe import Recipe
 from .shapes.captions import evaluation_captions
@@ -29,7 +30,6 @@ from .shapes.edits import evaluation_edits
 from .shapes.render import Picture, render
 from .shapes.scene import Canvas
 from .shapes.scores import score_edits, score_generation
-from .stage import TOKENS, Stage, Stateful
 from .transformer import KontextTransformer
 from .variants import Variants
 
@@ -130,7 +130,7 @@ class DenoiserStage(Stage):
 
     def flops(self) -> float:
         """Counted on the meta device."""
-        from .dry_run import planned_flops  # which imports every stage's models
+        from .planning.dry_run import planned_flops  # which imports every stage's models
 
         return planned_flops(self.recipe)
 

@@ -9,8 +9,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .loop.share import WHOLE, Share
 from .recipe import Flow
-from .share import WHOLE, Share
 
 
 @dataclass(frozen=True)

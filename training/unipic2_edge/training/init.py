@@ -12,17 +12,17 @@ from diffusers import AutoencoderKL, ConfigMixin, FlowMatchEulerDiscreteSchedule
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from .checkpoint import Checkpoint, position_table, save_checkpoint
-from .conditioner import MetaQueryConditioner
 from .configs import KONTEXT, RELEASED_DEFAULTS, KontextConfig
-from .corpus import chat_sentences, sentences
 from .errors import RequestError
 from .layout import LAYOUTS, QWEN
-from .metaquery import ConditionerPart
-from .metaquery_configs import METAQUERY, MetaqueryConfig
-from .qwen_tokenizer import qwen_tokenizer
-from .random_qwen import RandomQwen
+from .metaquery.checkpoint import ConditionerPart
+from .metaquery.conditioner import MetaQueryConditioner
+from .metaquery.configs import METAQUERY, MetaqueryConfig
+from .qwen.random_weights import RandomQwen
+from .qwen.tokenizer import qwen_tokenizer
 from .randomness import randomise
-from .tokenizers import clip_tokenizer, t5_tokenizer
+from .text.corpus import chat_sentences, sentences
+from .text.tokenizers import clip_tokenizer, t5_tokenizer
 from .transformer import KontextTransformer
 
 _CORPUS = 1500

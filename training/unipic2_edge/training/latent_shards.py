@@ -20,12 +20,12 @@ from torch import Tensor
 from .autoencoder import to_tensor
 from .checkpoint import TextTokenizers
 from .conditioning import TokenIds
+from .loop.share import WHOLE, Share
 from .recipe import Recipe
 from .shapes.captions import training_caption
 from .shapes.edits import training_edit
 from .shapes.render import render
 from .shapes.scene import Canvas, Scene
-from .share import WHOLE, Share
 
 SHARD_PAIRS = 2048
 _STEPS_PER_SHARD = 100

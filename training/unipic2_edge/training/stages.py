@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .loop.stage import Stage
 from .recipe import Recipe
-from .stage import Stage
 
 
 def make_stage(recipe: Recipe, output: Path) -> Stage:
@@ -15,15 +15,15 @@ def make_stage(recipe: Recipe, output: Path) -> Stage:
 
         return AutoencoderStage(recipe)
     if recipe.stage == "text":
-        from .text import TextStage
+        from .text.stage import TextStage
 
         return TextStage(recipe, output)
     if recipe.stage == "vision-language":
-        from .vision_language import VisionLanguageStage
+        from .qwen.stage import VisionLanguageStage
 
         return VisionLanguageStage(recipe, output)
     if recipe.stage == "metaquery":
-        from .metaquery_stage import MetaqueryStage
+        from .metaquery.stage import MetaqueryStage
 
         return MetaqueryStage(recipe, output)
     if recipe.stage == "distillation":
@@ -31,7 +31,7 @@ def make_stage(recipe: Recipe, output: Path) -> Stage:
 
         return DistillationStage(recipe, output)
     if recipe.stage == "metaquery-joint":
-        from .metaquery_joint import JointStage
+        from .metaquery.joint import JointStage
 
         return JointStage(recipe, output)
     if recipe.stage == "reinforce":

@@ -18,7 +18,7 @@ from unipic2_edge.runtime.bundle import Bundle
 from unipic2_edge.runtime.errors import WorkError
 from unipic2_edge.runtime.pipeline import Pipeline
 from unipic2_edge.runtime.request import task_defaults
-from unipic2_edge.training.metaquery import open_checkpoint
+from unipic2_edge.training.metaquery.checkpoint import open_checkpoint
 
 from .bundles import small_bundle, small_checkpoint
 from .step import Job, Made

@@ -63,7 +63,7 @@ def export_small(job: Job) -> Made:
     """
     from unipic2_edge.export.builtin_recipes import find_recipe
     from unipic2_edge.export.bundle_writer import write_bundle
-    from unipic2_edge.training.metaquery import open_checkpoint
+    from unipic2_edge.training.metaquery.checkpoint import open_checkpoint
 
     recipe, answers = job.step.arguments["recipe"], job.step.arguments.get("answers", False)
     folder = small_bundle(job.setting, recipe, answers)

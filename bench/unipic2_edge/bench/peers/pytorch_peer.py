@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from unipic2_edge.training.checkpoint import Checkpoint
-from unipic2_edge.training.metaquery import MetaqueryCheckpoint, open_checkpoint
-from unipic2_edge.training.metaquery_pipeline import MetaqueryPipeline
+from unipic2_edge.training.metaquery.checkpoint import MetaqueryCheckpoint, open_checkpoint
+from unipic2_edge.training.metaquery.pipeline import MetaqueryPipeline
 from unipic2_edge.training.pipeline import DenoisingPipeline, KontextPipeline
 
 from .peer import STEP, TIMESTEP, Job, Made, Peer

@@ -14,8 +14,8 @@ from torch import Tensor
 from ..checkpoint import Checkpoint, TextTokenizers
 from ..conditioning import TextConditioner
 from ..flow import Condition
+from ..loop.share import Share
 from ..recipe import Recipe
-from ..share import Share
 from .encoding import Caches, Encoding
 from .kinds import Kind
 from .probe import COUNT, Probe

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError, WorkError
-from ..share import Share
+from ..loop.share import Share
 from .formats import FORMATS
 from .kinds import places_of
 from .patterns import PARQUET, find_shards

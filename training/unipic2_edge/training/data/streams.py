@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ..errors import DataError, RecipeError
+from ..loop.share import WHOLE, Share
 from ..recipe import Recipe
-from ..share import WHOLE, Share
 from .buckets import buckets
 from .cache import Cache
 from .kinds import FIELDS, Kind

@@ -24,11 +24,11 @@ from ..errors import RecipeError
 from ..flow import Condition
 from ..grids import save_grid
 from ..latent_shards import LatentShards
+from ..loop.stage import Stage, Stateful
 from ..pipeline import KontextPipeline
 from ..recipe import Recipe
 from ..shapes.render import Picture
 from ..shapes.scene import Canvas
-from ..stage import Stage, Stateful
 from ..variants import Variants
 from .cdm import Draws, Voices, draw_anchor, fake_loss, student_loss
 from .examination import Examination, VariantDenoiser, draw

@@ -18,10 +18,10 @@ from ..autoencoder import to_pictures, to_tensor
 from ..checkpoint import Checkpoint
 from ..errors import SuspendedWorkError, UserError
 from ..flow import Condition, attention_backends, sample
+from ..loop.share import WHOLE, Share
 from ..rewards.raters import Pending, Raters
 from ..rewards.reward import Asked, Picture, Rating
 from ..shapes.scene import Canvas
-from ..share import WHOLE, Share
 from .algorithm import Algorithm, Episode, Told, advantages, equal_groups, velocity
 from .rollout import Trajectory, noisy_steps, roll_out
 from .settings import Deployed, Reinforce

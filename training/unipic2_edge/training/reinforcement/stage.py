@@ -16,11 +16,11 @@ from ..checkpoint import Checkpoint, save_checkpoint
 from ..errors import RecipeError
 from ..flow import attention_backends
 from ..grids import save_grid
+from ..loop.stage import Stage, Stateful
 from ..recipe import Recipe
 from ..rewards.raters import Raters
 from ..rewards.registry import Tables, make_reward
 from ..shapes.scene import Canvas
-from ..stage import Stage, Stateful
 from ..variants import Variants
 from .algorithm import POLICY, Algorithm, Items
 from .diffusion_nft import DiffusionNft, levels_of

@@ -1,0 +1,1 @@
+"""The words of the shapes world: its tokenizers and text encoders."""
