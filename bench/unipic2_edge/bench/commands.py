@@ -10,6 +10,7 @@ from unipic2_edge.runtime.errors import OutputError
 
 from .acceptance.commands import accept_outcome, add_accept
 from .compare_command import add_compare
+from .curves.commands import add_curves, curves_outcome
 from .judged.commands import add_judged
 from .latency.commands import add_latency
 from .reporting.commands import add_report, report_outcome
@@ -78,6 +79,7 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
         add_common_arguments(kind)
     add_report(kinds)
     add_accept(kinds)
+    add_curves(kinds)
     for kind in (quality, words, startup, serve):
         kind.add_argument("bundle", metavar="BUNDLE", type=Path)
     for kind in (quality, compare, words, startup, serve):
@@ -97,6 +99,8 @@ def bench(arguments: argparse.Namespace) -> Outcome:
         return report_outcome(arguments)
     if arguments.kind == "accept":
         return accept_outcome(arguments)
+    if arguments.kind == "curves":
+        return curves_outcome(arguments)
     from . import benchmarks
 
     if arguments.output is not None and not arguments.output.parent.is_dir():  # said now, not after the measurement

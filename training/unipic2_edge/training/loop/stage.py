@@ -68,6 +68,10 @@ class Stage(ABC):
         """Operations of one step in one process, forward and backward, for the log; 0 where that is not known."""
         return 0.0
 
+    def samples_a_step(self) -> int:
+        """How many this process makes or learns from in one step, for the log; 0: all micro-batches' rows."""
+        return 0
+
     def stateful(self) -> Sequence[Stateful]:
         """What is saved and restored with the run beside `model`, by each process for itself."""
         return ()

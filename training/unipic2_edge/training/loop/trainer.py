@@ -76,7 +76,7 @@ class Trainer:
         recipe, world = self.recipe, self.distribution.share.world
         dtypes = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
         return Throughput(
-            recipe.batch_size * recipe.gradient_accumulation * world,
+            (self.stage.samples_a_step() or recipe.batch_size * recipe.gradient_accumulation) * world,
             world,
             self.stage.flops,
             recipe.logging.peak_tflops,

@@ -133,6 +133,10 @@ class ReinforceStage(Stage):
             self.algorithm.after_episode(_plain(self.model), number)
             self.memory.forget()
 
+    def samples_a_step(self) -> int:
+        """Pictures of an episode, shared by its updates."""
+        return max(1, self.settings.groups * self.settings.group_size // self.settings.updates)
+
     def stateful(self) -> Sequence[Stateful]:
         """The episode that is being learned from: its pictures were drawn with weights that are no more."""
         return (self.memory,)

@@ -1,0 +1,1 @@
+"""Learning curves: what runs of training logged, drawn over steps, samples or hours."""
