@@ -16,6 +16,7 @@ from unipic2_edge.runtime.request import task_defaults
 from .compare_command import bench_compare as bench_compare
 from .judged.commands import is_judged, judged_report
 from .latency.commands import bench_latency as bench_latency
+from .options import cpu_threads
 from .quality import (
     Settings,
     batches,
@@ -61,7 +62,6 @@ def bench_quality(arguments: argparse.Namespace) -> Report:
 
 def bench_words(arguments: argparse.Namespace) -> Report:
     """A first and a second look at pictures, and answers, against PyTorch in the same run."""
-    import psutil
     import torch
 
     from unipic2_edge.training.metaquery.checkpoint import MetaqueryCheckpoint
@@ -70,7 +70,7 @@ def bench_words(arguments: argparse.Namespace) -> Report:
     from .words import measure_words, words_lines, words_record
 
     checkpoint = MetaqueryCheckpoint.open(arguments.checkpoint)
-    threads = arguments.threads or psutil.cpu_count(logical=False) or 1
+    threads = cpu_threads(arguments.threads)
     pipeline = Pipeline.load(arguments.bundle, threads=threads)
     _check_source(pipeline, checkpoint, arguments)
     torch.set_num_threads(threads)
@@ -184,7 +184,7 @@ def bench_memory(arguments: argparse.Namespace) -> Report:
 def bench_serve(arguments: argparse.Namespace) -> Report:
     """A server under load: its speed over the bare pipeline's, a crowd, endurance, and slow clients."""
     from .serving import Settings as LoadSettings
-    from .serving import measure, served_lines, served_record, usual_threads
+    from .serving import measure, served_lines, served_record
 
     manifest = Bundle(arguments.bundle).manifest
     if min(arguments.requests, arguments.pictures, arguments.rounds, arguments.batch) < 1:
@@ -195,7 +195,7 @@ def bench_serve(arguments: argparse.Namespace) -> Report:
         pictures=arguments.pictures,
         rounds=arguments.rounds,
         batch=arguments.batch,
-        threads=arguments.threads or usual_threads(),
+        threads=cpu_threads(arguments.threads),
         slow=arguments.slow,
     )
     with progress(settings.rounds + 4, "measurement", arguments) as advance:

@@ -13,6 +13,7 @@ from .compare_command import add_compare
 from .curves.commands import add_curves, curves_outcome
 from .judged.commands import add_judged
 from .latency.commands import add_latency
+from .options import add_threads
 from .reporting.commands import add_report, report_outcome
 from .results import Report, write_report
 from .roofline.commands import add_roofline
@@ -48,7 +49,7 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
     words = kinds.add_parser("words", help="a first and a second look at a picture, and answers, against PyTorch")
     words.add_argument("--checkpoint", metavar="DIR", type=Path, required=True)
     words.add_argument("--prompts", type=int, default=12, help="pictures that are looked at (default: 12)")
-    words.add_argument("--threads", type=int, metavar="K", help="CPU threads of both (default: one per core)")
+    add_threads(words, " of both")
     startup = kinds.add_parser("startup", help="fresh processes: --help, import, first picture")
     startup.add_argument("--runs", type=int, default=7)
     engines = kinds.add_parser("engines", help="every graph compiled for every target, or why not")
@@ -64,7 +65,7 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
     recipes.add_argument("--recipes", metavar="NAME,NAME", default="int8,fp8,int4")
     recipes.add_argument("--prompts", type=int, default=600, help="of each task (default: 600)")
     recipes.add_argument("--precision", metavar="NAME", default="fp32", help="around what is quantised")
-    recipes.add_argument("--threads", type=int, metavar="K", help="CPU threads (default: one per core)")
+    add_threads(recipes)
     recipes.add_argument("--workdir", metavar="DIR", type=Path, default=Path("recipe-bundles"))
     serve = kinds.add_parser("serve", help="a server under load, against the bare pipeline")
     serve.add_argument("--requests", type=int, default=1000, help="at once, and one after another (default: 1000)")
@@ -72,7 +73,7 @@ def bench_arguments(parser: argparse.ArgumentParser) -> None:
     serve.add_argument("--rounds", type=int, default=5)
     serve.add_argument("--batch", type=int, default=4)
     serve.add_argument("--slow", type=int, default=200, metavar="N", help="clients that dawdle (default: 200)")
-    serve.add_argument("--threads", type=int, metavar="K", help="CPU threads (default: one per core)")
+    add_threads(serve)
     timed = (add_latency(kinds), add_throughput(kinds), *add_roofline(kinds))
     for kind in (quality, compare, words, startup, serve, engines, memory, recipes, *timed):
         kind.add_argument("-o", "--output", metavar="REPORT.json", type=Path, help="write the report here as well")

@@ -20,6 +20,7 @@ from unipic2_edge.runtime.pictures import parse_size
 from unipic2_edge.runtime.progress import progress
 from unipic2_edge.runtime.request import task_defaults
 
+from .options import add_threads, cpu_threads
 from .results import Report
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def add_compare(kinds: Any) -> argparse.ArgumentParser:
     parser.add_argument("--prompts", type=int, default=12, help="timed jobs of each task (default: 12)")
     parser.add_argument("--size", metavar="WxH", help="of pictures (default: the model's)")
     parser.add_argument("--context", type=int, metavar="N", default=333, help="tokens of text of a step")
-    parser.add_argument("--threads", type=int, metavar="K", help="CPU threads of each (default: one per core)")
+    add_threads(parser, " of each")
     parser.add_argument("--device", default="cpu", help="cpu (default), or gpu")
     parser.add_argument("--python", metavar="PEER=PATH", action="append", default=[], help="a peer's own interpreter")
     parser.add_argument(
@@ -111,7 +112,6 @@ def _compare_peers(arguments: argparse.Namespace) -> Report:
 
 
 def _run(arguments: argparse.Namespace) -> _Run:
-    import psutil
 
     from .peers.entrants import Setting, interpreters_of, peer_names
     from .peers.jobs import space_of_bundle, space_of_checkpoint
@@ -129,7 +129,7 @@ def _run(arguments: argparse.Namespace) -> _Run:
         peer_names(arguments.peers)
         if arguments.checkpoint is None:
             raise RequestError("peers work from a checkpoint", "give it with --checkpoint DIR")
-    threads = arguments.threads or psutil.cpu_count(logical=False) or 1
+    threads = cpu_threads(arguments.threads)
     setting = Setting(tasks, threads, arguments.device, interpreters_of(arguments.python))
     bundles = [Bundle(folder) for folder in arguments.bundle]
     if arguments.checkpoint is not None:

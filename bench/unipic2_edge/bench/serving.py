@@ -6,7 +6,6 @@ unipic2-edge bench serve BUNDLE --requests 1000 -o bench/results/<machine>/serve
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -256,8 +255,3 @@ def _times(ratio: Spread) -> str:
 def served_record(served: Served) -> dict[str, object]:
     """JSON-ready fields."""
     return asdict(served)
-
-
-def usual_threads() -> int:
-    """One thread per physical core."""
-    return psutil.cpu_count(logical=False) or os.cpu_count() or 1

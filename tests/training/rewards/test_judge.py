@@ -176,7 +176,8 @@ def test_what_is_wrong_is_said_at_the_start() -> None:
 def _recipe(checkpoint: Checkpoint, url: str) -> list[str]:
     return [
         f"init={checkpoint.folder}", "config=tiny-kontext", "schedule.steps=2", "batch_size=4", "mixed_precision=no",
-        "compile=false", "logging.samples_every=0", "logging.state_every=0", "logging.every=1", "reinforce.groups=1",
+        "compile=false", "gradient_accumulation=1", "ema_decay=0", "logging.samples_every=0", "logging.state_every=0",
+        "logging.every=1", "reinforce.groups=1",
         "reinforce.group_size=2", "reinforce.steps=2", "reinforce.nft.times=2", "reinforce.nft.sigmas=[0, 1]",
         "reinforce.deployed.steps=1", "reinforce.evaluated=1", f"reinforce.judge.url={url}",
         "reinforce.judge.retries=1", "reinforce.judge.timeout=5", "reinforce.rewards={judge = 1.0}",

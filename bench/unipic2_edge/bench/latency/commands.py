@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from unipic2_edge.runtime.errors import RequestError
 
+from ..options import add_threads, cpu_threads, listed, numbers
+
 if TYPE_CHECKING:
     from ..results import Report
     from .measure import Settings, Timed
@@ -35,7 +37,7 @@ def add_latency(kinds: Any) -> argparse.ArgumentParser:
     parser.add_argument("--cold", type=int, default=3, metavar="N", help="fresh processes; 0 for none (default: 3)")
     parser.add_argument("--apart", action="store_true", help="one bundle after the other: memory holds not all")
     parser.add_argument("--device", metavar="NAME", default="auto")
-    parser.add_argument("--threads", type=int, metavar="K", help="CPU threads (default: one per core)")
+    add_threads(parser)
     return parser
 
 
@@ -81,40 +83,22 @@ def read_sweep(arguments: argparse.Namespace) -> Sweep:
     from .point import Sweep
 
     return Sweep(
-        tasks=_listed(arguments.tasks),
-        sizes=_listed(arguments.sizes),
-        steps=read_numbers(arguments.steps, "--steps"),
-        memory=_listed(arguments.memory_plans),
+        tasks=listed(arguments.tasks),
+        sizes=listed(arguments.sizes),
+        steps=numbers(arguments.steps, "--steps"),
+        memory=listed(arguments.memory_plans),
         guidance=arguments.guidance,
     )
 
 
-def read_numbers(text: str, option: str) -> list[int]:
-    """Whole numbers from "28,8,4".
-
-    Raises:
-        RequestError: one is none.
-    """
-    try:
-        return [int(part) for part in _listed(text)]
-    except ValueError:
-        raise RequestError(f"{text!r} are no numbers", f"give {option} like 28,8,4") from None
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def _settings(arguments: argparse.Namespace) -> Settings:
-    import psutil
-
     from .measure import Settings
 
     if min(arguments.runs, arguments.warm_up) < 1 or arguments.seconds <= 0 or arguments.cold < 0:
         raise RequestError("no runs measure nothing", "use 1 or more --runs and --warm-up, and --seconds above 0")
     return Settings(
         device=arguments.device,
-        threads=arguments.threads or psutil.cpu_count(logical=False) or 1,
+        threads=cpu_threads(arguments.threads),
         warm_up=arguments.warm_up,
         runs=arguments.runs,
         seconds=arguments.seconds,

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from unipic2_edge.runtime.errors import RequestError
 
+from ..options import add_threads, cpu_threads
+
 if TYPE_CHECKING:
     from unipic2_edge.runtime.bundle import Bundle
 
@@ -41,7 +43,7 @@ def add_roofline(kinds: Kinds) -> list[argparse.ArgumentParser]:
         kind.add_argument("--guidance", type=float, metavar="G", help="default: the bundle's")
         kind.add_argument("--pictures", type=int, metavar="N", default=1, help="in one batch (default: 1)")
         kind.add_argument("--runs", type=int, metavar="N", default=5, help="timed runs (default: 5)")
-        kind.add_argument("--threads", type=int, metavar="K", help="CPU threads (default: one per core)")
+        add_threads(kind)
     return [roofline, predict]
 
 
@@ -123,7 +125,7 @@ def _measured(arguments: argparse.Namespace, workload: Workload, device: str) ->
     from .roofline import Roofline
     from .stages import stages_of
 
-    threads = _threads(arguments)
+    threads = cpu_threads(arguments.threads)
     pipeline = Pipeline.load(arguments.bundle, device, threads)
     with progress(arguments.runs + 2, "run", arguments) as advance:
         runs = recorded_runs(pipeline, workload, arguments.runs, advance)
@@ -183,10 +185,4 @@ def _settings(bundle: Bundle, workload: Workload) -> dict[str, object]:
 
 def _timing(arguments: argparse.Namespace) -> dict[str, object]:
     """Settings of what is measured."""
-    return {"runs": arguments.runs, "threads": _threads(arguments)}
-
-
-def _threads(arguments: argparse.Namespace) -> int:
-    import psutil
-
-    return arguments.threads or psutil.cpu_count(logical=False) or 1
+    return {"runs": arguments.runs, "threads": cpu_threads(arguments.threads)}

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from unipic2_edge.runtime.errors import RequestError
 
+from ..options import add_threads, cpu_threads, numbers
+
 if TYPE_CHECKING:
     from unipic2_edge.runtime.bundle import Manifest
 
@@ -34,7 +36,7 @@ def add_throughput(kinds: Any) -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=3, metavar="S", help="of a burst, about (default: 3)")
     parser.add_argument("--memory", metavar="8GB", help="of the GPU, for each pipeline")
     parser.add_argument("--device", metavar="NAME", default="auto")
-    parser.add_argument("--threads", type=int, metavar="K", help="CPU threads, shared (default: one per core)")
+    add_threads(parser, ", shared")
     return parser
 
 
@@ -79,18 +81,17 @@ def _loads(arguments: argparse.Namespace, manifests: dict[str, Manifest]) -> lis
     Raises:
         RequestError: a number below 1, or a list that is none.
     """
-    from ..latency.commands import read_numbers
     from ..latency.point import Sweep
     from .load import Load
 
-    batches = read_numbers(arguments.batches, "--batches")
-    at_once = read_numbers(arguments.concurrency, "--concurrency")
+    batches = numbers(arguments.batches, "--batches")
+    at_once = numbers(arguments.concurrency, "--concurrency")
     if not batches or not at_once or min(*batches, *at_once) < 1:
         raise RequestError("a load of nothing measures nothing", "use 1 or more --batches and --concurrency")
     sweep = Sweep(
         tasks=(arguments.task,),
         sizes=(arguments.size,) if arguments.size else (),
-        steps=read_numbers(arguments.steps, "--steps"),
+        steps=numbers(arguments.steps, "--steps"),
         memory=(arguments.memory,) if arguments.memory else (),
         guidance=arguments.guidance,
     )
@@ -98,15 +99,13 @@ def _loads(arguments: argparse.Namespace, manifests: dict[str, Manifest]) -> lis
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
-    import psutil
-
     from .measure import Settings
 
     if arguments.rounds < 1 or arguments.seconds <= 0:
         raise RequestError("no bursts measure nothing", "use 1 or more --rounds, and --seconds above 0")
     return Settings(
         device=arguments.device,
-        threads=arguments.threads or psutil.cpu_count(logical=False) or 1,
+        threads=cpu_threads(arguments.threads),
         memory=arguments.memory,
         rounds=arguments.rounds,
         seconds=arguments.seconds,
