@@ -26,7 +26,7 @@ from .showcase import SEED, make_showcase
 from .startup import measure_startup
 
 #: The shipped checkpoint, beside the training code of a checkout.
-CHECKPOINT = Path(__file__).resolve().parents[3] / "training" / "checkpoints" / "shapes-kontext"
+CHECKPOINT = Path(__file__).resolve().parents[3] / "training" / "checkpoints" / "shapes-kontext-8step"
 STEPS = ("export", "build", "pictures", "scores", "start-up", "report")  # what `done` is called with
 _SCORED = 48  # prompts of each task: enough to see that nothing is broken; `bench quality` takes hundreds
 _STARTS = 3

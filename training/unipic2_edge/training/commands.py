@@ -1,4 +1,4 @@
-"""training's commands: `train`, `init` and `pull`."""
+"""training's commands: `train`, `init`, `blend` and `pull`."""
 
 from __future__ import annotations
 
@@ -122,6 +122,27 @@ def init(arguments: argparse.Namespace) -> Outcome:
         "bytes": size,
     }
     return Outcome(result, [f"{checkpoint.folder}: random {arguments.config}, {size / 1e6:.1f} MB"])
+
+
+def blend_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `blend`."""
+    parser.add_argument("first", metavar="FIRST", type=Path, help="a Kontext checkpoint")
+    parser.add_argument("second", metavar="SECOND", type=Path, help="one of the same ancestor; gives all other parts")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="the folder to write")
+    parser.add_argument("--share", type=float, default=0.5, metavar="S", help="of SECOND's weights (default: 0.5)")
+
+
+def blend(arguments: argparse.Namespace) -> Outcome:
+    """Write a denoiser between two others.
+
+    Raises:
+        RecipeError, CheckpointError, OutputError: see `blend_checkpoints`.
+    """
+    from .blend import blend_checkpoints
+
+    blend_checkpoints(arguments.first, arguments.second, arguments.share, arguments.checkpoint)
+    said = f"{arguments.checkpoint}: {arguments.share:g} of {arguments.second}, the rest {arguments.first}"
+    return Outcome({"checkpoint": str(arguments.checkpoint), "share": arguments.share}, [said])
 
 
 def pull_arguments(parser: argparse.ArgumentParser) -> None:

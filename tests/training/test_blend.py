@@ -1,0 +1,60 @@
+"""`blend`: the weighted mean of two denoisers, in a checkpoint that is whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from unipic2_edge.runtime.cli import main
+from unipic2_edge.training.checkpoint import Checkpoint
+from unipic2_edge.training.init import init_checkpoint
+from unipic2_edge.training.metaquery.checkpoint import MetaqueryCheckpoint
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("pair")
+    for seed in (1, 2):
+        init_checkpoint("tiny-kontext", folder / str(seed), None, seed, torch.float32)
+    return folder / "1", folder / "2"
+
+
+def test_every_weight_is_the_mean_and_the_rest_is_the_seconds(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    assert main(["blend", str(pair[0]), str(pair[1]), str(tmp_path / "made"), "--share", "0.25"]) == 0
+    made = Checkpoint.open(tmp_path / "made")
+    first, second, mean = (
+        Checkpoint.open(folder).load_transformer().state_dict() for folder in (*pair, tmp_path / "made")
+    )
+    for name, value in mean.items():
+        torch.testing.assert_close(value, 0.75 * first[name] + 0.25 * second[name])
+    assert made.defaults() == Checkpoint.open(pair[1]).defaults()
+    vae = "vae/diffusion_pytorch_model.safetensors"
+    assert (made.folder / vae).read_bytes() == (pair[1] / vae).read_bytes()
+
+
+def test_the_ends_are_the_checkpoints_themselves(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    for end, share in enumerate(("0", "1")):
+        assert main(["blend", str(pair[0]), str(pair[1]), str(tmp_path / share), "--share", share]) == 0
+        folders = (tmp_path / share, pair[end])
+        made, given = (Checkpoint.open(folder).load_transformer().state_dict() for folder in folders)
+        assert all(torch.equal(made[name], given[name]) for name in given)
+
+
+def test_bad_input_writes_nothing(
+    pair: tuple[Path, Path], tiny_metaquery: MetaqueryCheckpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = map(str, pair)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("kept")
+    for words, said in (
+        ([first, second, str(tmp_path / "made"), "--share", "1.5"], "a share of 1.5"),
+        ([first, str(tmp_path / "missing"), str(tmp_path / "made")], "missing"),
+        ([first, str(tiny_metaquery.folder), str(tmp_path / "made")], "is no Kontext checkpoint"),
+        ([first, second, str(tmp_path / "full")], "not empty"),
+    ):
+        assert main(["blend", *words]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
+    assert (tmp_path / "full" / "file").read_text() == "kept"
