@@ -58,3 +58,8 @@ def test_bad_input_writes_nothing(
         assert said in capsys.readouterr().err
     assert not (tmp_path / "made").exists()
     assert (tmp_path / "full" / "file").read_text() == "kept"
+
+
+def test_what_is_written_does_not_tell_where_it_was_read(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    assert main(["blend", str(pair[0]), str(pair[1]), str(tmp_path / "made")]) == 0
+    assert "_name_or_path" not in (tmp_path / "made" / "transformer" / "config.json").read_text()

@@ -226,6 +226,14 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
+def _forget_origin(config: Path) -> None:
+    """Without the folder that diffusers read a part from: it is of one machine, and tells of it."""
+    if config.is_file():
+        content: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+        if content.pop("_name_or_path", None) is not None:
+            _write_json(config, content)
+
+
 def save_checkpoint(
     folder: Path,
     base: Checkpoint | None = None,
@@ -247,6 +255,7 @@ def save_checkpoint(
         for part in layout.parts:
             if part in parts:
                 parts[part].save_pretrained(temporary / part)
+                _forget_origin(temporary / part / "config.json")
             elif base is not None and base.has(part):
                 shutil.copytree(base.path(part), temporary / part)
         if layout is KONTEXT:  # the published MetaQuery has none: diffusers knows no such pipeline
