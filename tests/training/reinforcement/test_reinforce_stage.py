@@ -229,3 +229,14 @@ def test_an_episode_too_small_for_its_micro_batches_is_refused(tiny_checkpoint: 
     for changes in (("gradient_accumulation=13",), ("reinforce.nft.sigmas=[0.01, 0.02]",)):
         with pytest.raises(RecipeError, match="cannot be divided"):
             ReinforceStage(_recipe(tiny_checkpoint, *changes))
+
+
+def test_the_pace_counts_an_episodes_pictures(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    recipe = _recipe(tiny_checkpoint, "reinforce.updates=2", steps=2)
+    stage = ReinforceStage(recipe)
+    assert stage.samples_a_step() == 3  # of 2 groups of 3, learned from in two updates
+    Trainer(recipe, stage, tmp_path, progress=False).run()
+    paces = [line for line in _logged(tmp_path) if "samples_per_second" in line]
+    assert paces
+    for line in paces:
+        assert line["samples_per_second"] * line["seconds_per_step"] == pytest.approx(3, rel=1e-4)
