@@ -145,12 +145,33 @@ def caption_for(scene: Scene, rng: np.random.Generator, task: str | None = None)
 
 
 def training_caption(scene: Scene, rng: np.random.Generator) -> Caption | None:
-    """A caption that training may see, or none if the scene (by chance) has only held-out ones."""
+    """A caption that training may see, or none if the scene (by chance) has only held-out ones.
+
+    It names objects in reading order, unless it says where they stand. Order that tells nothing leaves open which
+    object is which until a picture is half made, and then all have to agree; a model learns that last.
+    """
     for _ in range(8):
         caption = caption_for(scene, rng)
-        if caption is not None and not held_out_text(caption.text):
-            return caption
+        if caption is not None:
+            caption = _in_reading_order(caption, scene)
+            if not held_out_text(caption.text):
+                return caption
     return None
+
+
+def reading_order(scene: Scene) -> list[Object]:
+    """A scene's objects left to right, those of one column from the top."""
+    return sorted(scene.objects, key=lambda thing: (thing.cell[1], thing.cell[0]))
+
+
+def _in_reading_order(caption: Caption, scene: Scene) -> Caption:
+    """The same caption with the objects that it joins in the order in which the scene has them."""
+    if caption.task not in ("two objects", "color attribution"):
+        return caption
+    colored = caption.objects[0].color is not None
+    wanted = tuple(Wanted(thing.shape, thing.color if colored else None) for thing in reading_order(scene))
+    rest = caption.text.removeprefix(joined([phrase(thing) for thing in caption.objects]))
+    return replace(caption, text=joined([phrase(thing) for thing in wanted]) + rest, objects=wanted)
 
 
 def evaluation_captions(count: int, canvas: Canvas, seed: int, combinations: bool = False) -> list[Caption]:

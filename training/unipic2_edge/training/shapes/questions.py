@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .captions import NUMBERS, RELATIONS, Wanted, held_out_text, joined, phrase, plural, relations_between
+from .captions import NUMBERS, RELATIONS, Wanted, held_out_text, joined, phrase, plural, reading_order, relations_between
 from .edits import name_of
 from .scene import SHAPES, Canvas, Object, Scene, choose, sample_scene
 from .scores import Score
@@ -36,8 +36,7 @@ def description(scene: Scene, background: bool = True) -> str:
 
     `a red circle and a blue square on a white background`, `two red squares on a black background`.
     """
-    ordered = sorted(scene.objects, key=lambda thing: (thing.cell[1], thing.cell[0]))
-    wanted = [Wanted(thing.shape, thing.color) for thing in ordered]
+    wanted = [Wanted(thing.shape, thing.color) for thing in reading_order(scene)]
     if len(wanted) > 1 and len(set(wanted)) == 1:
         text = f"{NUMBERS[len(wanted)]} {wanted[0].color} {plural(wanted[0].shape)}"
     else:
