@@ -10,6 +10,9 @@ from unipic2_edge.training.shapes.captions import (
     caption_for,
     evaluation_captions,
     held_out_text,
+    joined,
+    phrase,
+    reading_order,
     training_caption,
 )
 from unipic2_edge.training.shapes.edits import KINDS, evaluation_edits, training_edit
@@ -61,6 +64,21 @@ def test_training_never_sees_held_out_texts_or_combinations() -> None:
         edit = training_edit(rng, CANVAS)
         assert not edit.target.held_out
         assert edit.kind == "background" or not held_out_text(edit.text)
+
+
+def test_training_captions_name_objects_in_reading_order() -> None:
+    rng = np.random.default_rng(3)
+    ordered = 0
+    for _ in range(300):
+        scene = sample_scene(rng, CANVAS)
+        caption = training_caption(scene, rng)
+        if caption is None or caption.task not in ("two objects", "color attribution"):
+            continue
+        ordered += 1
+        assert [wanted.shape for wanted in caption.objects] == [thing.shape for thing in reading_order(scene)]
+        assert caption.text.startswith(joined([phrase(wanted) for wanted in caption.objects]))
+        assert (caption.background is None) == ("background" not in caption.text)
+    assert ordered > 100
 
 
 def test_evaluation_sets_are_held_out_balanced_and_repeatable() -> None:

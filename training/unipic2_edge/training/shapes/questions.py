@@ -11,7 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .captions import NUMBERS, RELATIONS, Wanted, held_out_text, joined, phrase, plural, reading_order, relations_between
+from .captions import (
+    NUMBERS,
+    RELATIONS,
+    Wanted,
+    held_out_text,
+    joined,
+    phrase,
+    plural,
+    reading_order,
+    relations_between,
+)
 from .edits import name_of
 from .scene import SHAPES, Canvas, Object, Scene, choose, sample_scene
 from .scores import Score
