@@ -42,6 +42,22 @@ def test_the_ends_are_the_checkpoints_themselves(pair: tuple[Path, Path], tmp_pa
         assert all(torch.equal(made[name], given[name]) for name in given)
 
 
+def test_what_was_learned_since_an_ancestor_is_added_to_another_descendant(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    origin = tmp_path / "origin"
+    init_checkpoint("tiny-kontext", origin, None, 3, torch.float32)
+    words = ["blend", str(pair[0]), str(pair[1]), str(tmp_path / "made"), "--since", str(origin)]
+    assert main([*words, "--dtype", "float16"]) == 0
+    first, second, before, made = (
+        Checkpoint.open(folder).load_transformer().state_dict() for folder in (*pair, origin, tmp_path / "made")
+    )
+    for name, value in made.items():
+        torch.testing.assert_close(value, (first[name] + second[name] - before[name]).half().float(), atol=2e-3, rtol=0)
+    stored = tmp_path / "made" / "transformer" / "diffusion_pytorch_model.safetensors"
+    assert stored.stat().st_size < 0.6 * (pair[0] / "transformer" / stored.name).stat().st_size
+
+
 def test_bad_input_writes_nothing(
     pair: tuple[Path, Path], tiny_metaquery: MetaqueryCheckpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

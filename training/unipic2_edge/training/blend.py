@@ -1,7 +1,9 @@
-"""A denoiser between two others: the weighted mean of their weights.
+"""A denoiser between two others, or one to which is added what another learned.
 
 Weights of one ancestor that were trained for different things often blend into one that can both, better than the later
-of the two stages does (model soups, arXiv 2203.05482; interpolation against forgetting, arXiv 2109.01903).
+of the two stages does (model soups, arXiv 2203.05482; interpolation against forgetting, arXiv 2109.01903). What
+fine-tuning added to an ancestor can also be added to another descendant (task arithmetic, arXiv 2212.04089): a base
+that was trained on gets its few-step student, reinforcement and all, without training either again.
 """
 
 from __future__ import annotations
@@ -13,15 +15,28 @@ import torch
 from .checkpoint import Checkpoint, save_checkpoint
 from .errors import CheckpointError, RecipeError
 
+Weights = dict[str, torch.Tensor]
 
-def blend_checkpoints(first: Path, second: Path, share: float, output: Path) -> None:
+
+def blend_checkpoints(
+    first: Path,
+    second: Path,
+    share: float,
+    output: Path,
+    since: Path | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Write the second checkpoint with its denoiser at (1 − share)·first + share·second.
+
+    With an ancestor given, at first + share·(second − since) instead.
 
     Args:
         first: a Kontext checkpoint.
         second: one with a denoiser of the same shape; all other parts, and the defaults, are its own.
-        share: of the second one's weights, 0…1.
+        share: of the second one's weights, or of what they learned, 0…1.
         output: a folder that does not exist yet.
+        since: the ancestor that the second one was trained from.
+        dtype: what the denoiser is stored in; it is computed in float32.
 
     Raises:
         RecipeError: the share is none, or the denoisers have different shapes.
@@ -29,15 +44,21 @@ def blend_checkpoints(first: Path, second: Path, share: float, output: Path) -> 
     """
     if not 0 <= share <= 1:
         raise RecipeError(f"a share of {share} is none", "give one from 0 to 1")
-    opened = [Checkpoint.open(first), Checkpoint.open(second)]
+    opened = [Checkpoint.open(folder) for folder in (first, second, since) if folder is not None]
     for checkpoint in opened:
         if checkpoint.variant != "kontext":
             raise CheckpointError(f"{checkpoint.folder} is no Kontext checkpoint", "blend checkpoints of that layout")
-    mine, made = (checkpoint.load_transformer() for checkpoint in opened)
-    before, after = mine.state_dict(), made.state_dict()
-    if {name: value.shape for name, value in before.items()} != {name: value.shape for name, value in after.items()}:
-        raise RecipeError(f"the denoisers of {first} and {second} have different shapes", "blend those of one ancestor")
+    denoisers = [checkpoint.load_transformer() for checkpoint in opened]
+    before, after, *ancestor = (denoiser.state_dict() for denoiser in denoisers)
+    for weights, checkpoint in zip((before, *ancestor), (opened[0], *opened[2:]), strict=True):
+        _check_shapes(weights, after, checkpoint.folder, second)
+    origin = ancestor[0] if ancestor else before
     with torch.no_grad():
         for name, value in after.items():
-            value.lerp_(before[name], 1 - share)
-    save_checkpoint(output, opened[1], opened[1].defaults(), transformer=made)
+            value.copy_(before[name] + share * (value - origin[name]) if share < 1 or ancestor else value)
+    save_checkpoint(output, opened[1], opened[1].defaults(), transformer=denoisers[1].to(dtype))
+
+
+def _check_shapes(one: Weights, other: Weights, first: Path, second: Path) -> None:
+    if {name: value.shape for name, value in one.items()} != {name: value.shape for name, value in other.items()}:
+        raise RecipeError(f"the denoisers of {first} and {second} have different shapes", "blend those of one ancestor")

@@ -129,20 +129,33 @@ def blend_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", metavar="FIRST", type=Path, help="a Kontext checkpoint")
     parser.add_argument("second", metavar="SECOND", type=Path, help="one of the same ancestor; gives all other parts")
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="the folder to write")
-    parser.add_argument("--share", type=float, default=0.5, metavar="S", help="of SECOND's weights (default: 0.5)")
+    parser.add_argument("--share", type=float, metavar="S", help="of SECOND's weights (0.5; with --since 1)")
+    parser.add_argument(
+        "--since", metavar="ORIGIN", type=Path, help="add to FIRST what SECOND learned since it was this checkpoint"
+    )
+    parser.add_argument(
+        "--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="that the denoiser is stored in"
+    )
 
 
 def blend(arguments: argparse.Namespace) -> Outcome:
-    """Write a denoiser between two others.
+    """Write a denoiser between two others, or one plus what another learned.
 
     Raises:
         RecipeError, CheckpointError, OutputError: see `blend_checkpoints`.
     """
+    import torch
+
     from .blend import blend_checkpoints
 
-    blend_checkpoints(arguments.first, arguments.second, arguments.share, arguments.checkpoint)
-    said = f"{arguments.checkpoint}: {arguments.share:g} of {arguments.second}, the rest {arguments.first}"
-    return Outcome({"checkpoint": str(arguments.checkpoint), "share": arguments.share}, [said])
+    since, second = arguments.since, arguments.second
+    share = arguments.share if arguments.share is not None else 0.5 if since is None else 1.0
+    dtype = getattr(torch, arguments.dtype)
+    blend_checkpoints(arguments.first, second, share, arguments.checkpoint, since, dtype)
+    added = f"{share:g} of {second}, the rest {arguments.first}"
+    learned = f"{arguments.first} and {share:g} of what {second} learned since {since}"
+    result = {"checkpoint": str(arguments.checkpoint), "share": share, "since": str(since) if since else None}
+    return Outcome(result, [f"{arguments.checkpoint}: {learned if since else added}"])
 
 
 def pull_arguments(parser: argparse.ArgumentParser) -> None:
