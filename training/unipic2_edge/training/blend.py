@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from .checkpoint import Checkpoint, save_checkpoint
 from .errors import CheckpointError, RecipeError
@@ -56,7 +57,8 @@ def blend_checkpoints(
     with torch.no_grad():
         for name, value in after.items():
             value.copy_(before[name] + share * (value - origin[name]) if share < 1 or ancestor else value)
-    save_checkpoint(output, opened[1], opened[1].defaults(), transformer=denoisers[1].to(dtype))
+    made = nn.Module.to(denoisers[1], dtype)  # diffusers' own `to` warns of layers that it would keep, and has none
+    save_checkpoint(output, opened[1], opened[1].defaults(), transformer=made)
 
 
 def _check_shapes(one: Weights, other: Weights, first: Path, second: Path) -> None:
