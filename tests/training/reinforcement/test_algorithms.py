@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -223,16 +222,3 @@ def test_diffusion_nft_learns_from_every_picture_at_different_levels() -> None:
     assert set(items.places.tolist()) == {0, 1, 2, 3}  # never the clean end
     some = DiffusionNft(Reinforce(nft=Nft(times=3, sigmas=(0.3, 0.9))))
     assert set(some.items(episode, torch.Generator().manual_seed(0)).places.tolist()) == {1, 2}
-
-
-def test_diffusion_nft_gives_the_turns_of_equal_groups_to_those_that_differ() -> None:
-    algorithm = DiffusionNft(Reinforce(nft=Nft(times=2)))
-    episode = _episode(algorithm, Shift(), steps=())
-    whole = len(algorithm.items(episode, torch.Generator().manual_seed(0)).pictures)
-    gained = episode.advantages.clone()
-    gained[: GROUP // 2] = 0.0
-    half = algorithm.items(replace(episode, advantages=gained), torch.Generator().manual_seed(0))
-    assert len(half.pictures) == whole
-    assert set(half.pictures.tolist()) == set(range(GROUP // 2, GROUP))
-    none = algorithm.items(replace(episode, advantages=torch.zeros(GROUP)), torch.Generator().manual_seed(0))
-    assert set(none.pictures.tolist()) == set(range(GROUP))

@@ -15,7 +15,6 @@ from .algorithm import POLICY, Algorithm, Episode, Items, Told, velocity
 from .settings import Nft, Noise, Reinforce
 
 OLD = "old"
-_NO_ADVANTAGE = 1e-5  # what rounding leaves of a group of equal rewards
 
 
 class DiffusionNft(Algorithm):
@@ -29,17 +28,11 @@ class DiffusionNft(Algorithm):
         self.noise = Noise(level=0.0)
 
     def items(self, episode: Episode, generator: torch.Generator) -> Items:
-        """Every picture at `times` different levels of the grid that are asked for, or at all where there are fewer.
-
-        Pictures that are as good as their group's mean teach nothing (as where all of a group are right): the others
-        take their turns, so that an episode always has as many items.
-        """
+        """Every picture at `times` different levels of the grid that are asked for, or at all where there are fewer."""
         count, levels = len(episode.advantages), torch.tensor(levels_of(self.settings, episode.sigmas))
         times = min(self.settings.times, len(levels))
-        telling = (episode.advantages.abs() > _NO_ADVANTAGE).nonzero()[:, 0].cpu()
-        pictures = telling[torch.arange(count) % len(telling)] if len(telling) else torch.arange(count)
         places = levels[torch.rand(count, len(levels), generator=generator).argsort(1)[:, :times]]
-        return Items(pictures.repeat_interleave(times), places.flatten())
+        return Items(torch.arange(count).repeat_interleave(times), places.flatten())
 
     def loss(
         self, model: nn.Module, episode: Episode, items: Items, generator: torch.Generator
