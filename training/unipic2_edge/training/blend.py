@@ -53,10 +53,10 @@ def blend_checkpoints(
     before, after, *ancestor = (denoiser.state_dict() for denoiser in denoisers)
     for weights, checkpoint in zip((before, *ancestor), (opened[0], *opened[2:]), strict=True):
         _check_shapes(weights, after, checkpoint.folder, second)
-    origin = ancestor[0] if ancestor else before
     with torch.no_grad():
         for name, value in after.items():
-            value.copy_(before[name] + share * (value - origin[name]) if share < 1 or ancestor else value)
+            start = before[name]
+            value.copy_(start + share * (value - ancestor[0][name]) if ancestor else start.lerp(value, share))
     made = nn.Module.to(denoisers[1], dtype)  # diffusers' own `to` warns of layers that it would keep, and has none
     save_checkpoint(output, opened[1], opened[1].defaults(), transformer=made)
 
