@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from unipic2_edge.runtime.cli import main
-from unipic2_edge.training.checkpoint import Checkpoint
+from unipic2_edge.training.checkpoint import Checkpoint, save_checkpoint
 from unipic2_edge.training.init import init_checkpoint
 from unipic2_edge.training.metaquery.checkpoint import MetaqueryCheckpoint
 
@@ -74,6 +74,21 @@ def test_bad_input_writes_nothing(
         assert said in capsys.readouterr().err
     assert not (tmp_path / "made").exists()
     assert (tmp_path / "full" / "file").read_text() == "kept"
+
+
+def test_weights_that_a_dtype_cannot_hold_are_refused(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = Checkpoint.open(pair[0])
+    denoiser = checkpoint.load_transformer()
+    with torch.no_grad():
+        denoiser.proj_out.bias[0] = 1e6
+    large = str(save_checkpoint(tmp_path / "large", checkpoint, transformer=denoiser).folder)
+    words = ["blend", large, large, str(tmp_path / "made")]
+    assert main([*words, "--dtype", "float16"]) == 2
+    assert "finite in torch.float16" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
+    assert main([*words, "--dtype", "bfloat16"]) == 0
 
 
 def test_what_is_written_does_not_tell_where_it_was_read(pair: tuple[Path, Path], tmp_path: Path) -> None:

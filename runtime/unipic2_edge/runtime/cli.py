@@ -32,10 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("unipic2_edge.training.commands", "run a training recipe, going on where it stopped"),
     "shards": ("unipic2_edge.training.data.commands", "write the shapes world as shards to train from"),
     "init": ("unipic2_edge.training.commands", "write random weights in the published layout, at any size"),
-    "blend": (
-        "unipic2_edge.training.commands",
-        "write a denoiser between two, or one plus what another learned",
-    ),
+    "blend": ("unipic2_edge.training.commands", "write a denoiser between two, or one plus what another learned"),
     "pull": ("unipic2_edge.training.commands", "fetch a checkpoint from the hub, or from its local cache"),
     "export": ("unipic2_edge.export.commands", "convert a checkpoint to a bundle (ONNX and weights)"),
     "verify": ("unipic2_edge.export.verify_command", "compare a bundle with its checkpoint, graph by graph"),

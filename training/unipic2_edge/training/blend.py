@@ -40,7 +40,7 @@ def blend_checkpoints(
         dtype: what the denoiser is stored in; it is computed in float32.
 
     Raises:
-        RecipeError: the share is none, or the denoisers have different shapes.
+        RecipeError: the share is none, the denoisers have different shapes, or a weight is too large for `dtype`.
         CheckpointError: one is no Kontext checkpoint, or damaged, or something stands at `output`.
     """
     if not 0 <= share <= 1:
@@ -58,6 +58,8 @@ def blend_checkpoints(
             start = before[name]
             value.copy_(start + share * (value - ancestor[0][name]) if ancestor else start.lerp(value, share))
     made = nn.Module.to(denoisers[1], dtype)  # diffusers' own `to` warns of layers that it would keep, and has none
+    if not all(bool(value.isfinite().all()) for value in made.state_dict().values()):
+        raise RecipeError(f"not all of the denoiser's weights are finite in {dtype}", "store it in another dtype")
     save_checkpoint(output, opened[1], opened[1].defaults(), transformer=made)
 
 
