@@ -46,3 +46,16 @@ def test_generation_has_no_reference_and_editing_has_one_of_the_same_shape(
         assert [part.shape[1] for part in edit.ids] == shards.tokenize.lengths
         widths.add(edit.latents.shape[-1])
     assert widths == {16, 24}
+
+
+def test_composed_pictures_take_their_share_of_what_captions_draw(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    parts = (tmp_path, tiny_checkpoint.load_vae(), tiny_checkpoint.tokenizers(), [Canvas(64, 64)])
+    shards = LatentShards(*parts, captions=2, seed=1, pairs=8, composed=1.0)
+    batch = shards.batch(np.random.default_rng(0), 1, 4, False, CPU)
+    stored = np.load(tmp_path / "0000-composed.npy").astype(np.float32)
+    assert batch.reference is None
+    assert all(any(np.array_equal(row, one) for one in stored) for row in batch.latents.numpy())
+    world = np.load(tmp_path / "0000-source.npy").astype(np.float32)
+    edit = shards.batch(np.random.default_rng(0), 1, 4, True, CPU)
+    assert edit.reference is not None
+    assert all(any(np.array_equal(row, one) for one in world) for row in edit.reference.numpy())

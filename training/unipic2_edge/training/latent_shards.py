@@ -23,6 +23,7 @@ from .conditioning import TokenIds
 from .loop.share import WHOLE, Share
 from .recipe import Recipe
 from .shapes.captions import training_caption
+from .shapes.composition import composed_edit, composed_picture
 from .shapes.edits import training_edit
 from .shapes.render import render
 from .shapes.scene import Canvas, Scene
@@ -30,6 +31,7 @@ from .shapes.scene import Canvas, Scene
 SHARD_PAIRS = 2048
 _STEPS_PER_SHARD = 100
 _FIELDS = ("source", "target", "edit_ids", "source_ids", "target_ids")
+_COMPOSED_FIELDS = ("composed", "composed_ids")
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,11 @@ class LatentShards:
         captions: int,
         seed: int,
         pairs: int = SHARD_PAIRS,
+        composed: float = 0.0,
     ) -> None:
         self.folder, self.vae, self.tokenize, self.canvases = folder, vae.eval(), tokenize, canvases
-        self.captions, self.seed, self.pairs = captions, seed, pairs
+        self.captions, self.seed, self.pairs, self.composed = captions, seed, pairs, composed
+        self.fields = _FIELDS + (_COMPOSED_FIELDS if composed else ())
         self._open: dict[int, dict[str, NDArray[np.generic]]] = {}
 
     @classmethod
@@ -67,7 +71,7 @@ class LatentShards:
         data = recipe.data
         canvases = _by_weight([Canvas(*size) for size in data.sizes], data.size_weights)
         pairs = min(SHARD_PAIRS, data.cached_pairs)
-        return cls(folder, vae, tokenize, canvases, data.captions_per_picture, recipe.seed, pairs)
+        return cls(folder, vae, tokenize, canvases, data.captions_per_picture, recipe.seed, pairs, data.composed)
 
     def reached(self, step: int, cached_pairs: int) -> int:
         """How many shards there are to draw from at `step`: a few at first, more as the run goes."""
@@ -92,6 +96,10 @@ class LatentShards:
                 self._latents(shard["source"][rows], device),
                 self._ids(shard["edit_ids"][rows], device),
             )
+        if self.composed and rng.random() < self.composed:
+            return Batch(
+                self._latents(shard["composed"][rows], device), None, self._ids(shard["composed_ids"][rows], device)
+            )
         side = ("source", "target")[int(rng.integers(2))]
         columns = rng.integers(self.captions, size=share.total(size))[mine]
         ids = shard[f"{side}_ids"][rows, columns]
@@ -107,7 +115,7 @@ class LatentShards:
 
     def _shard(self, index: int) -> dict[str, NDArray[np.generic]]:
         if index not in self._open:
-            paths = {field: self.folder / f"{index:04d}-{field}.npy" for field in _FIELDS}
+            paths = {field: self.folder / f"{index:04d}-{field}.npy" for field in self.fields}
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / f"{index:04d}.lock"):  # one process makes it, the others wait for it
                 if not all(path.exists() for path in paths.values()):
@@ -118,7 +126,7 @@ class LatentShards:
     def _make(self, index: int, paths: dict[str, Path]) -> None:
         rng = np.random.default_rng([self.seed, index, 7])
         canvas = self.canvases[index % len(self.canvases)]
-        edits = [training_edit(rng, canvas) for _ in range(self.pairs)]
+        edits = [(composed_edit if self.composed else training_edit)(rng, canvas) for _ in range(self.pairs)]
         arrays: dict[str, NDArray[Any]] = {
             "source": self._encode([edit.source for edit in edits]),
             "target": self._encode([edit.target for edit in edits]),
@@ -126,6 +134,10 @@ class LatentShards:
             "source_ids": self._captions([edit.source for edit in edits], rng),
             "target_ids": self._captions([edit.target for edit in edits], rng),
         }
+        if self.composed:
+            scenes, captions = zip(*(composed_picture(rng, canvas) for _ in range(self.pairs)), strict=True)
+            arrays["composed"] = self._encode(list(scenes))
+            arrays["composed_ids"] = self._tokens([caption.text for caption in captions])
         for field, path in paths.items():
             temporary = path.with_suffix(".tmp.npy")
             np.save(temporary, arrays[field])
