@@ -19,21 +19,18 @@ from .conditioning import TokenIds
 from .configs import KONTEXT
 from .data.examples import ShardExamples
 from .data.probe import framed
+from .examination import Examination
 from .flow import Condition, sample, velocity_loss
 from .grids import save_grid
 from .latent_shards import LatentShards
 from .loop.stage import TOKENS, Stage, Stateful
 from .lora_writer import write_lora
 from .recipe import Recipe
-from .shapes.captions import evaluation_captions
-from .shapes.edits import evaluation_edits
-from .shapes.render import Picture, render
+from .shapes.render import Picture
 from .shapes.scene import Canvas
-from .shapes.scores import score_edits, score_generation
 from .transformer import KontextTransformer
 from .variants import Variants
 
-_EVALUATED = 72  # pictures of each task at every look
 _STEPS, _GUIDANCE = 28, 3.5
 _LORA = "lora"
 
@@ -138,17 +135,7 @@ class DenoiserStage(Stage):
         """Generate and edit with the deployed settings: unseen prompts of shapes, scored, or the data's own records."""
         if self.examples is not None and self.recipe.data.shards.judge == "probe":
             return self._probed(self.examples, folder / f"step-{step:07d}.png")
-        captions = evaluation_captions(_EVALUATED, self.canvases[0], seed=11)
-        edits = evaluation_edits(_EVALUATED, self.canvases[0], seed=11)
-        made = self._draw([caption.text for caption in captions], None)
-        sources = [render(edit.source) for edit in edits]
-        edited = self._draw([edit.text for edit in edits], sources)
-        pairs = [picture for pair in zip(sources[:32], edited[:32], strict=True) for picture in pair]
-        save_grid(folder / f"step-{step:07d}.png", made[:32] + pairs)
-        return {
-            "generation": score_generation(captions, made)[0].mean,
-            "editing": score_edits(edits, sources, edited)[0].mean,
-        }
+        return Examination(self.canvases[0]).take(self._draw, folder / f"step-{step:07d}.png")
 
     def _probed(self, examples: ShardExamples, path: Path) -> dict[str, float]:
         """The loss on the data's first records, always at the same noise, and what is made of their words."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ..checkpoint import Checkpoint, save_checkpoint
 from ..data.examples import ShardExamples
 from ..data.probe import framed
 from ..errors import RecipeError
+from ..examination import Draw, Examination
 from ..flow import Condition
 from ..grids import save_grid
 from ..latent_shards import LatentShards
@@ -31,7 +33,7 @@ from ..shapes.render import Picture
 from ..shapes.scene import Canvas
 from ..variants import Variants
 from .cdm import Draws, Voices, draw_anchor, fake_loss, student_loss
-from .examination import Examination, VariantDenoiser, draw
+from .drawing import VariantDenoiser, draw
 from .grid import deployed_levels, student_scheduler
 from .trajectory import trajectory_losses
 from .velocities import Asked, guided
@@ -160,7 +162,7 @@ class DistillationStage(Stage):
             return self._probed(self.examples, folder / f"step-{step:07d}.png")
         examination = Examination(self.canvas, self.settings.evaluated)
         path = folder / f"step-{step:07d}.png"
-        scores = examination.take(self._speaking(_STUDENT), self.settings.steps, 1.0, path)
+        scores = examination.take(self._drawing(_STUDENT, self.settings.steps, 1.0), path)
         return scores | {f"teacher_{name}": value for name, value in self._yardstick(examination, folder).items()}
 
     def _probed(self, examples: ShardExamples, path: Path) -> dict[str, float]:
@@ -193,11 +195,15 @@ class DistillationStage(Stage):
             if content["asked"] == asked:
                 scores: dict[str, float] = content["scores"]
                 return scores
-        scores = examination.take(self._speaking(None), steps, guidance, folder / "teacher.png")
+        scores = examination.take(self._drawing(None, steps, guidance), folder / "teacher.png")
         temporary = kept.with_suffix(".tmp")
         temporary.write_text(json.dumps({"asked": asked, "scores": scores}), encoding="utf-8")
         temporary.replace(kept)
         return scores
+
+    def _drawing(self, variant: str | None, steps: int, guidance: float) -> Draw:
+        size = (self.canvas.width, self.canvas.height)
+        return partial(draw, self._speaking(variant), size=size, steps=steps, guidance=guidance)
 
     def _speaking(self, variant: str | None) -> KontextPipeline:
         """The teacher's pipeline with a variant as its denoiser; the student brings its own levels."""

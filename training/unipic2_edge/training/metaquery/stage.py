@@ -17,15 +17,14 @@ from torch import Tensor, nn
 
 from ..checkpoint import save_checkpoint
 from ..errors import RecipeError
+from ..examination import Examination
 from ..flow import Condition, velocity_loss
-from ..grids import save_grid
 from ..loop.stage import Stage
 from ..recipe import Recipe
-from ..shapes.captions import evaluation_captions, training_caption
-from ..shapes.edits import evaluation_edits, training_edit
+from ..shapes.captions import training_caption
+from ..shapes.edits import training_edit
 from ..shapes.render import Picture, render
 from ..shapes.scene import Canvas, Scene, sample_scene
-from ..shapes.scores import score_edits, score_generation
 from ..transformer import KontextTransformer
 from .alignment import TextTeacher
 from .checkpoint import ConditionerPart, MetaqueryCheckpoint
@@ -34,7 +33,6 @@ from .configs import METAQUERY
 from .pipeline import MetaqueryPipeline, QueryingConditioner
 from .querying import Querying
 
-_EVALUATED = 72  # pictures of each task at every look
 _STEPS, _GUIDANCE = 28, 3.5
 
 
@@ -169,19 +167,8 @@ class MetaqueryStage(Stage):
 
     def samples(self, folder: Path, step: int) -> dict[str, float]:
         """Generate and edit on unseen prompts with the deployed settings; scores of both tasks."""
-        canvas = self.canvases[0]
-        captions = evaluation_captions(_EVALUATED, canvas, seed=11)
-        edits = evaluation_edits(_EVALUATED, canvas, seed=11)
         self._to(next(self.model.parameters()).device)
-        made = self._draw([caption.text for caption in captions], None)
-        sources = [render(edit.source) for edit in edits]
-        edited = self._draw([edit.text for edit in edits], sources)
-        pairs = [picture for pair in zip(sources[:32], edited[:32], strict=True) for picture in pair]
-        save_grid(folder / f"step-{step:07d}.png", made[:32] + pairs)
-        return {
-            "generation": score_generation(captions, made)[0].mean,
-            "editing": score_edits(edits, sources, edited)[0].mean,
-        }
+        return Examination(self.canvases[0]).take(self._draw, folder / f"step-{step:07d}.png")
 
     def _draw(self, texts: list[str], sources: list[Picture] | None) -> list[Picture]:
         config, canvas = self.frozen.vae.config, self.canvases[0]
