@@ -31,6 +31,7 @@ from .shapes.scene import Canvas
 from .transformer import KontextTransformer
 from .variants import Variants
 
+_EVALUATED = 72  # pictures of each task at every look
 _STEPS, _GUIDANCE = 28, 3.5
 _LORA = "lora"
 
@@ -135,7 +136,7 @@ class DenoiserStage(Stage):
         """Generate and edit with the deployed settings: unseen prompts of shapes, scored, or the data's own records."""
         if self.examples is not None and self.recipe.data.shards.judge == "probe":
             return self._probed(self.examples, folder / f"step-{step:07d}.png")
-        return Examination(self.canvases[0]).take(self._draw, folder / f"step-{step:07d}.png")
+        return Examination(self.canvases[0], _EVALUATED).take(self._draw, folder / f"step-{step:07d}.png")
 
     def _probed(self, examples: ShardExamples, path: Path) -> dict[str, float]:
         """The loss on the data's first records, always at the same noise, and what is made of their words."""

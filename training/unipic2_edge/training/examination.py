@@ -23,7 +23,7 @@ class Examination:
     """`count` prompts of each task on one canvas, always the same."""
 
     canvas: Canvas
-    count: int = 72
+    count: int
 
     def take(self, draw: Draw, grid: Path | None = None) -> dict[str, float]:
         """Generate and edit; scores of both tasks. The grid: what was generated, then pairs of source and edited."""

@@ -33,6 +33,7 @@ from .configs import METAQUERY
 from .pipeline import MetaqueryPipeline, QueryingConditioner
 from .querying import Querying
 
+_EVALUATED = 72  # pictures of each task at every look
 _STEPS, _GUIDANCE = 28, 3.5
 
 
@@ -168,7 +169,7 @@ class MetaqueryStage(Stage):
     def samples(self, folder: Path, step: int) -> dict[str, float]:
         """Generate and edit on unseen prompts with the deployed settings; scores of both tasks."""
         self._to(next(self.model.parameters()).device)
-        return Examination(self.canvases[0]).take(self._draw, folder / f"step-{step:07d}.png")
+        return Examination(self.canvases[0], _EVALUATED).take(self._draw, folder / f"step-{step:07d}.png")
 
     def _draw(self, texts: list[str], sources: list[Picture] | None) -> list[Picture]:
         config, canvas = self.frozen.vae.config, self.canvases[0]
