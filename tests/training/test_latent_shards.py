@@ -55,6 +55,9 @@ def test_composed_pictures_take_their_share_of_what_captions_draw(tiny_checkpoin
     stored = np.load(tmp_path / "0000-composed.npy").astype(np.float32)
     assert batch.reference is None
     assert all(any(np.array_equal(row, one) for one in stored) for row in batch.latents.numpy())
+    shards.composed = 0.5
+    some = [shards.batch(np.random.default_rng(seed), 1, 4, False, CPU).latents.numpy() for seed in range(16)]
+    assert {any(np.array_equal(drawn[0], one) for one in stored) for drawn in some} == {True, False}
     world = np.load(tmp_path / "0000-source.npy").astype(np.float32)
     edit = shards.batch(np.random.default_rng(0), 1, 4, True, CPU)
     assert edit.reference is not None

@@ -46,7 +46,8 @@ class Batch:
 class LatentShards:
     """Draws micro-batches from shards, which it makes as needed.
 
-    Latents are the posterior means, shifted and scaled as the denoiser sees them, stored in fp16.
+    Latents are the posterior means, shifted and scaled as the denoiser sees them, stored in fp16. A share `composed`
+    of the captions' micro-batches shows composed pictures; above 0, what edits add is composed as well.
     """
 
     def __init__(
