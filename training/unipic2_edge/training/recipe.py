@@ -47,7 +47,7 @@ class Data(Section, frozen=True):
     prompt_dropout: Fraction = 0.1
     cached_pairs: Count = 16_384  # (source, edit, target) triples, encoded once, shard by shard as the run goes
     captions_per_picture: Count = 4
-    composed: Fraction = 0.0  # of the captions' micro-batches; above 0 edits add things composed (shapes/composition.py)
+    composed: Fraction = 0.0  # of the captions' micro-batches: laid out as the words are (shapes/composition.py)
 
 
 class Optimizer(Section, frozen=True):
