@@ -101,6 +101,22 @@ def test_cdm_moves_the_fake_every_step_and_the_student_every_second(
     assert {"fake_loss", "ca", "dm", "cdm"} <= set(logged[1])
 
 
+def test_targets_tell_edits_the_datas_pictures_and_hold_generation_at_the_teacher(
+    tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    changes = {"distillation__method": "targets", "distillation__guidance": 1, "gradient_accumulation": 4}
+    recipe = _recipe(tiny_checkpoint.folder, 1, distillation__full="true", data__edit_share=0.75, **changes)
+    stage = DistillationStage(recipe, tmp_path)
+    made = [(float(loss), said) for loss, said in stage.losses(0, torch.device("cpu"))]
+    held = [loss for loss, said in made if "generate_loss" in said]
+    assert held == [pytest.approx(0, abs=1e-5)]  # the student is still the teacher
+    assert len(made) == 4
+    assert all(loss > 0.1 for loss, said in made if "edit_loss" in said)
+    before = _weights(stage)
+    Trainer(recipe, stage, tmp_path, progress=False).run()
+    assert _changed(before, stage) == {"student"}
+
+
 def test_the_fake_follows_the_student_and_learns_at_its_own_rate(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
     changes = {"distillation__method": "cdm", "distillation__fake_rate": 0.25, "distillation__fake_decay": 0.75}
     stage = DistillationStage(_recipe(tiny_checkpoint.folder, 1, **changes), tmp_path)

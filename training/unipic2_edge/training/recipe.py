@@ -104,10 +104,11 @@ class Alignment(Section, frozen=True):
 class Distillation(Section, frozen=True):
     """The few-step, guidance-free student: as LoRAs on the teacher, or (`full`) as copies of it.
 
-    `trajectory` is regression on the teacher's guided steps; `cdm` is continuous-time distribution matching.
+    `trajectory` is regression on the teacher's guided steps; `cdm` is continuous-time distribution matching; `targets`
+    is `trajectory` for generation, and for edits regression on the data's own targets.
     """
 
-    method: Literal["trajectory", "cdm"] = "trajectory"
+    method: Literal["trajectory", "cdm", "targets"] = "trajectory"
     steps: Count = 8  # of the student
     shift: AtLeastOne = 3.0  # of its noise levels
     guidance: AtLeastOne = 3.5  # the teacher's, which the student learns to do without

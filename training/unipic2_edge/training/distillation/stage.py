@@ -35,6 +35,7 @@ from ..variants import Variants
 from .cdm import Draws, Voices, draw_anchor, fake_loss, student_loss
 from .drawing import VariantDenoiser, draw
 from .grid import deployed_levels, student_scheduler
+from .targets import target_loss
 from .trajectory import trajectory_losses
 from .velocities import Asked, guided
 
@@ -107,9 +108,16 @@ class DistillationStage(Stage):
             if self.settings.method == "cdm":
                 yield from self._cdm(asked, noise, draws, step)
             else:
-                led = draws.uniform(len(noise)) < self.settings.led_share
-                for loss in self._trajectory(asked, noise, led):
+                for loss in self._regression(asked, latents, noise, draws):
                     yield loss, {"edit_loss" if edit else "generate_loss": float(loss.detach()) * count}
+
+    def _regression(self, asked: Asked, latents: Tensor, noise: Tensor, draws: Draws) -> Iterator[Tensor]:
+        """On the teacher's steps, all of a rollout; by the method `targets`, at one point of it."""
+        if self.settings.method == "targets":
+            reached = 1 + draws.below(self.settings.steps)
+            target = asked.velocity(None) if asked.condition.reference is None else latents
+            return iter([target_loss(asked.velocity(_STUDENT), noise, self.levels[:reached], target)])
+        return self._trajectory(asked, noise, draws.uniform(len(noise)) < self.settings.led_share)
 
     def _trajectory(self, asked: Asked, noise: Tensor, led: Tensor) -> Iterator[Tensor]:
         settings, student = self.settings, asked.velocity(_STUDENT)
