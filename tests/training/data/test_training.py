@@ -92,13 +92,16 @@ def test_the_shapes_world_judges_what_was_trained_on_its_shards(
     assert set(scores) == {"generation", "editing"}
 
 
+@pytest.mark.parametrize("method", ["trajectory", "targets"])
 def test_a_student_is_told_what_the_shards_say(
-    make_recipe: MakeRecipe, shards: Path, tiny_checkpoint: Checkpoint, tmp_path: Path
+    make_recipe: MakeRecipe, shards: Path, tiny_checkpoint: Checkpoint, tmp_path: Path, method: str
 ) -> None:
     changes = {
         "stage": "distillation",
         "batch_size": 2,
         "schedule.steps": 2,
+        "distillation.method": method,
+        "distillation.guidance": 1.0 if method == "targets" else 3.5,
         "distillation.full": "true",
         "distillation.steps": 2,
         "distillation.substeps": 1,

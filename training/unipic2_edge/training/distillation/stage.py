@@ -114,10 +114,13 @@ class DistillationStage(Stage):
     def _regression(self, asked: Asked, latents: Tensor, noise: Tensor, draws: Draws) -> Iterator[Tensor]:
         """On the teacher's steps, all of a rollout; by the method `targets`, at one point of it."""
         if self.settings.method == "targets":
-            reached = 1 + draws.below(self.settings.steps)
-            target = asked.velocity(None) if asked.condition.reference is None else latents
-            return iter([target_loss(asked.velocity(_STUDENT), noise, self.levels[:reached], target)])
+            return iter([self._target(asked, latents, noise, 1 + draws.below(self.settings.steps))])
         return self._trajectory(asked, noise, draws.uniform(len(noise)) < self.settings.led_share)
+
+    def _target(self, asked: Asked, latents: Tensor, noise: Tensor, point: int) -> Tensor:
+        """At the rollout's `point`-th level, from 1: edits on their targets, generation on what the teacher says."""
+        target = asked.velocity(None) if asked.condition.reference is None else latents
+        return target_loss(asked.velocity(_STUDENT), noise, self.levels[:point], target)
 
     def _trajectory(self, asked: Asked, noise: Tensor, led: Tensor) -> Iterator[Tensor]:
         settings, student = self.settings, asked.velocity(_STUDENT)
@@ -174,7 +177,7 @@ class DistillationStage(Stage):
         return scores | {f"teacher_{name}": value for name, value in self._yardstick(examination, folder).items()}
 
     def _probed(self, examples: ShardExamples, path: Path) -> dict[str, float]:
-        """On the data's first records: distance from the teacher's guided steps, and a grid with what the data has."""
+        """On the data's first records: distance from what the student is told, and a grid with what the data has."""
         losses: dict[str, float] = {}
         rows: list[Picture] = []
         device = next(self.model.parameters()).device
@@ -182,14 +185,21 @@ class DistillationStage(Stage):
             none = np.zeros(len(probe.samples), bool)
             latents, condition = examples.encoded(probe.samples, probe.edit, none, device)
             noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(5)).to(device)
-            led = torch.ones(len(noise), dtype=torch.bool, device=device)
-            parts = self._trajectory(self._asked(condition), noise, led)
-            losses["edit_probe_loss" if probe.edit else "generate_probe_loss"] = sum(float(part) for part in parts)
+            losses["edit_probe_loss" if probe.edit else "generate_probe_loss"] = self._distance(
+                self._asked(condition), latents, noise
+            )
             sources = probe.pictures(0) if probe.edit else None
             size = probe.samples[0].size
             rows += probe.rows(draw(self._speaking(_STUDENT), probe.texts, sources, size, self.settings.steps, 1.0))
         save_grid(path, framed(rows), columns=6)
         return losses
+
+    def _distance(self, asked: Asked, latents: Tensor, noise: Tensor) -> float:
+        """All losses of a rollout, added up; by `trajectory`, led by the teacher's guided steps."""
+        if self.settings.method == "targets":
+            return sum(float(self._target(asked, latents, noise, 1 + step)) for step in range(self.settings.steps))
+        led = torch.ones(len(noise), dtype=torch.bool, device=noise.device)
+        return sum(float(part) for part in self._trajectory(asked, noise, led))
 
     def _yardstick(self, examination: Examination, folder: Path) -> dict[str, float]:
         """The teacher's scores by its own defaults, kept beside the samples."""
