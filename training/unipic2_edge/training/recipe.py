@@ -105,7 +105,7 @@ class Distillation(Section, frozen=True):
     """The few-step, guidance-free student: as LoRAs on the teacher, or (`full`) as copies of it.
 
     `trajectory` is regression on the teacher's guided steps; `cdm` is continuous-time distribution matching; `targets`
-    is `trajectory` for generation, and for edits regression on the data's own targets.
+    is regression on the data's own targets for edits, while generation is held where the teacher has it.
     """
 
     method: Literal["trajectory", "cdm", "targets"] = "trajectory"

@@ -37,7 +37,7 @@ from .drawing import VariantDenoiser, draw
 from .grid import deployed_levels, student_scheduler
 from .targets import target_loss
 from .trajectory import trajectory_losses
-from .velocities import Asked, guided
+from .velocities import Asked, Velocity, guided
 
 _STUDENT, _FAKE = "student", "fake"
 _TEACHER_STEPS, _TEACHER_GUIDANCE = 28, 3.5  # where the teacher's checkpoint does not say
@@ -108,24 +108,35 @@ class DistillationStage(Stage):
             if self.settings.method == "cdm":
                 yield from self._cdm(asked, noise, draws, step)
             else:
-                for loss in self._regression(asked, latents, noise, draws):
+                for loss in self._regression(asked, latents, noise, draws, rng):
                     yield loss, {"edit_loss" if edit else "generate_loss": float(loss.detach()) * count}
 
-    def _regression(self, asked: Asked, latents: Tensor, noise: Tensor, draws: Draws) -> Iterator[Tensor]:
-        """On the teacher's steps, all of a rollout; by the method `targets`, at one point of it."""
+    def _regression(
+        self, asked: Asked, latents: Tensor, noise: Tensor, draws: Draws, rng: np.random.Generator
+    ) -> Iterator[Tensor]:
+        """On the teacher's steps, all of a rollout; by the method `targets`, at one point of it.
+
+        That point is the same in all processes: where weights are sharded, they must ask the denoiser equally often.
+        """
         if self.settings.method == "targets":
-            return iter([self._target(asked, latents, noise, 1 + draws.below(self.settings.steps))])
+            return iter([self._target(asked, latents, noise, 1 + int(rng.integers(self.settings.steps)))])
         return self._trajectory(asked, noise, draws.uniform(len(noise)) < self.settings.led_share)
 
     def _target(self, asked: Asked, latents: Tensor, noise: Tensor, point: int) -> Tensor:
         """At the rollout's `point`-th level, from 1: edits on their targets, generation on what the teacher says."""
-        target = asked.velocity(None) if asked.condition.reference is None else latents
+        target = self._teacher(asked) if asked.condition.reference is None else latents
         return target_loss(asked.velocity(_STUDENT), noise, self.levels[:point], target)
 
     def _trajectory(self, asked: Asked, noise: Tensor, led: Tensor) -> Iterator[Tensor]:
         settings, student = self.settings, asked.velocity(_STUDENT)
-        teacher = guided(asked.pair(None), settings.guidance) if settings.guidance > 1 else asked.velocity(None)
-        return trajectory_losses(student, teacher, noise, self.levels, settings.substeps, settings.shift, led)
+        return trajectory_losses(
+            student, self._teacher(asked), noise, self.levels, settings.substeps, settings.shift, led
+        )
+
+    def _teacher(self, asked: Asked) -> Velocity:
+        """With the recipe's guidance, if that is any."""
+        guidance = self.settings.guidance
+        return guided(asked.pair(None), guidance) if guidance > 1 else asked.velocity(None)
 
     def _cdm(self, asked: Asked, noise: Tensor, draws: Draws, step: int) -> Iterator[tuple[Tensor, dict[str, float]]]:
         """The fake's loss; every second step the student's too."""
